@@ -1,0 +1,455 @@
+"""The embodiment contract: one YAML file says how a robot looks to a policy and to a world model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import yaml
+
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.resources import share_dir
+
+JointType = Literal["revolute", "continuous", "prismatic"]
+Quantity = Literal["position", "velocity"]
+ActionMeaning = Literal["absolute", "relative"]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One joint; radians for ``revolute`` and ``continuous``, metres for ``prismatic``.
+
+    A bound that the file leaves out is ``None``: the gate refuses to arm such a joint.
+    """
+
+    name: str
+    type: JointType
+    min_position: float | None
+    max_position: float | None
+    max_velocity: float | None
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera: relative topic and the picture size in pixels that every frame must have."""
+
+    name: str
+    topic: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """Ages and tolerances of the sensors, in seconds."""
+
+    joint_state_topic: str
+    max_age: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """How joints follow set-points.
+
+    ``perfect``: at its set-point one step later. ``pd``: acceleration = k_p (set-point - x) - k_v v,
+    semi-implicit Euler every ``period`` seconds.
+    """
+
+    law: Literal["perfect", "pd"]
+    k_p: float = 0.0
+    k_v: float = 0.0
+    period: float = 0.0
+
+
+@dataclass(frozen=True)
+class StateFeature:
+    """A policy input vector: joints of one quantity, ``policy value = SI value * scale + offset``."""
+
+    joints: tuple[str, ...]
+    quantity: Quantity
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImageFeature:
+    """A policy input picture: the frames of one camera."""
+
+    camera: str
+
+
+@dataclass(frozen=True)
+class PolicyAction:
+    """Joint actions of a policy: ``policy value = SI value * scale + offset``, per joint."""
+
+    meaning: ActionMeaning
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """How the robot looks to a policy; ``step`` is the time between two actions in seconds."""
+
+    step: float
+    features: Mapping[str, StateFeature | ImageFeature]
+    action: PolicyAction
+
+
+@dataclass(frozen=True)
+class WorldModelAction:
+    """Actions of a world model before z-scoring: ``value = (SI value or SI difference) * scale``."""
+
+    meaning: ActionMeaning
+    scale: tuple[float, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class WorldModelSpec:
+    """How the robot looks to a world model.
+
+    ``block`` actions of ``step`` seconds make one latent step; ``history`` frames are one block apart.
+    """
+
+    camera: str
+    step: float
+    block: int
+    history: int
+    action: WorldModelAction
+
+    @property
+    def block_duration(self) -> float:
+        """Seconds of one latent step."""
+        return self.step * self.block
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """A validated embodiment file."""
+
+    name: str
+    task: str
+    joints: tuple[Joint, ...]
+    cameras: Mapping[str, Camera]
+    observation: ObservationSpec
+    tracking: Tracking
+    policy: PolicySpec
+    world_model: WorldModelSpec
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Joint names in the contract's order."""
+        return tuple(joint.name for joint in self.joints)
+
+
+class _Section:
+    """A mapping being read: remembers its path for messages and refuses keys nobody asked for."""
+
+    def __init__(self, data: object, path: str) -> None:
+        if not isinstance(data, Mapping):
+            raise _invalid(path or "the file", data, "a mapping")
+        self._data = dict(data)
+        self._path = path
+        self._read: set[str] = set()
+
+    def where(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+    def has(self, key: str) -> bool:
+        return self._data.get(key) is not None
+
+    def raw(self, key: str) -> object:
+        self._read.add(key)
+        if key not in self._data:
+            raise _invalid(self.where(key), "missing", "a value")
+        return self._data[key]
+
+    def section(self, key: str) -> _Section:
+        return _Section(self.raw(key), self.where(key))
+
+    def text(self, key: str) -> str:
+        value = self.raw(key)
+        if not isinstance(value, str) or not value.strip():
+            raise _invalid(self.where(key), value, "non-empty text")
+        return value
+
+    def choice(self, key: str, options: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value not in options:
+            raise _invalid(self.where(key), value, f"one of {', '.join(options)}")
+        return value
+
+    def number(self, key: str, *, positive: bool = False) -> float:
+        return _number(self.raw(key), self.where(key), positive=positive)
+
+    def optional_number(self, key: str, *, positive: bool = False) -> float | None:
+        self._read.add(key)
+        return self.number(key, positive=positive) if self.has(key) else None
+
+    def integer(self, key: str, *, minimum: int) -> int:
+        value = self.raw(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise _invalid(self.where(key), value, f"a whole number of at least {minimum}")
+        return value
+
+    def names(self, key: str) -> tuple[str, ...]:
+        value = self.raw(key)
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
+            raise _invalid(self.where(key), value, "a non-empty list of names")
+        if len(set(value)) != len(value):
+            raise _invalid(self.where(key), value, "names without duplicates")
+        return tuple(value)
+
+    def per_joint(
+        self, key: str, count: int, *, default: float | None = None, positive: bool = False
+    ) -> tuple[float, ...] | None:
+        """One number for all joints, or a list of ``count``; ``default`` (or None) when absent."""
+        self._read.add(key)
+        if not self.has(key):
+            return None if default is None else (default,) * count
+        value = self._data[key]
+        items = value if isinstance(value, list) else [value] * count
+        if len(items) != count:
+            raise _invalid(self.where(key), f"{len(items)} values", f"1 or {count}")
+        return tuple(_number(item, self.where(key), positive=positive) for item in items)
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._data)
+
+    def done(self) -> None:
+        unknown = sorted(str(key) for key in set(self._data) - self._read)
+        if unknown:
+            raise _invalid(
+                self.where(unknown[0]), "an unknown key", f"one of {', '.join(sorted(self._read))}"
+            )
+
+
+def _invalid(field: str, found: object, expected: str) -> WorldForgeError:
+    shown = found if isinstance(found, str) else repr(found)
+    return mismatch(
+        ErrorCode.EMBODIMENT_INVALID, f"embodiment field {field}", found=shown, expected=expected
+    )
+
+
+def _number(value: object, where: str, *, positive: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _invalid(where, value, "a finite number")
+    if positive and value <= 0:
+        raise _invalid(where, value, "a number above 0")
+    return float(value)
+
+
+def _joint(data: object, path: str) -> Joint:
+    section = _Section(data, path)
+    joint = Joint(
+        name=section.text("name"),
+        type=cast(JointType, section.choice("type", ("revolute", "continuous", "prismatic"))),
+        min_position=section.optional_number("min_position"),
+        max_position=section.optional_number("max_position"),
+        max_velocity=section.optional_number("max_velocity", positive=True),
+    )
+    section.done()
+    low, high = joint.min_position, joint.max_position
+    if low is not None and high is not None and low >= high:
+        raise _invalid(f"{path}.min_position", low, f"below max_position {high}")
+    return joint
+
+
+def _joints(section: _Section) -> tuple[Joint, ...]:
+    raw = section.raw("joints")
+    if not isinstance(raw, list) or not raw:
+        raise _invalid("joints", raw, "a non-empty list")
+    joints = tuple(_joint(item, f"joints[{index}]") for index, item in enumerate(raw))
+    names = [joint.name for joint in joints]
+    if len(set(names)) != len(names):
+        raise _invalid("joints", names, "names without duplicates")
+    return joints
+
+
+def _cameras(section: _Section) -> Mapping[str, Camera]:
+    cameras = {}
+    for name in section.keys():
+        entry = section.section(name)
+        cameras[name] = Camera(
+            name=name,
+            topic=entry.text("topic"),
+            width=entry.integer("width", minimum=1),
+            height=entry.integer("height", minimum=1),
+        )
+        entry.done()
+    if not cameras:
+        raise _invalid("cameras", "empty", "at least one camera")
+    return MappingProxyType(cameras)
+
+
+def _tracking(section: _Section) -> Tracking:
+    law = section.choice("law", ("perfect", "pd"))
+    if law == "perfect":
+        tracking = Tracking(law="perfect")
+    else:
+        tracking = Tracking(
+            law="pd",
+            k_p=section.number("k_p", positive=True),
+            k_v=section.number("k_v", positive=True),
+            period=section.number("period", positive=True),
+        )
+    section.done()
+    return tracking
+
+
+def _feature(
+    section: _Section, joints: tuple[str, ...], cameras: Mapping[str, Camera]
+) -> StateFeature | ImageFeature:
+    feature: StateFeature | ImageFeature
+    if section.has("camera"):
+        camera = section.choice("camera", tuple(cameras))
+        feature = ImageFeature(camera=camera)
+    else:
+        names = section.names("joints")
+        for name in names:
+            if name not in joints:
+                raise _invalid(section.where("joints"), name, f"one of {', '.join(joints)}")
+        count = len(names)
+        feature = StateFeature(
+            joints=names,
+            quantity=cast(Quantity, section.choice("quantity", ("position", "velocity"))),
+            scale=_required(section.per_joint("scale", count, default=1.0)),
+            offset=_required(section.per_joint("offset", count, default=0.0)),
+        )
+        _check_scale(feature.scale, section.where("scale"))
+    section.done()
+    return feature
+
+
+def _required(value: tuple[float, ...] | None) -> tuple[float, ...]:
+    assert value is not None
+    return value
+
+
+def _check_scale(scale: tuple[float, ...], where: str) -> None:
+    if any(value == 0.0 for value in scale):
+        raise _invalid(where, list(scale), "numbers other than 0, so that the inverse exists")
+
+
+def _policy(
+    section: _Section, joints: tuple[str, ...], cameras: Mapping[str, Camera]
+) -> PolicySpec:
+    features_section = section.section("features")
+    features = {
+        name: _feature(features_section.section(name), joints, cameras)
+        for name in features_section.keys()
+    }
+    if not features:
+        raise _invalid("policy.features", "empty", "at least one feature")
+    action = section.section("action")
+    spec = PolicySpec(
+        step=section.number("step", positive=True),
+        features=MappingProxyType(features),
+        action=PolicyAction(
+            meaning=cast(ActionMeaning, action.choice("meaning", ("absolute", "relative"))),
+            scale=_required(action.per_joint("scale", len(joints), default=1.0)),
+            offset=_required(action.per_joint("offset", len(joints), default=0.0)),
+        ),
+    )
+    _check_scale(spec.action.scale, action.where("scale"))
+    action.done()
+    section.done()
+    return spec
+
+
+def _world_model(
+    section: _Section, joints: tuple[str, ...], cameras: Mapping[str, Camera]
+) -> WorldModelSpec:
+    action = section.section("action")
+    count = len(joints)
+    spec = WorldModelSpec(
+        camera=section.choice("camera", tuple(cameras)),
+        step=section.number("step", positive=True),
+        block=section.integer("block", minimum=1),
+        history=section.integer("history", minimum=1),
+        action=WorldModelAction(
+            meaning=cast(ActionMeaning, action.choice("meaning", ("absolute", "relative"))),
+            scale=_required(action.per_joint("scale", count, default=1.0)),
+            mean=action.per_joint("mean", count),
+            std=action.per_joint("std", count, positive=True),
+        ),
+    )
+    _check_scale(spec.action.scale, action.where("scale"))
+    if (spec.action.mean is None) != (spec.action.std is None):
+        raise _invalid(
+            "world_model.action", "only one of mean and std", "both, or neither when a card has them"
+        )
+    action.done()
+    section.done()
+    return spec
+
+
+def parse_embodiment(data: object) -> Embodiment:
+    """Validate a parsed YAML document.
+
+    :raises WorldForgeError: ``EMBODIMENT_INVALID`` naming the first field that is wrong.
+    """
+    top = _Section(data, "")
+    joints = _joints(top)
+    names = tuple(joint.name for joint in joints)
+    cameras = _cameras(top.section("cameras"))
+    observation = top.section("observation")
+    embodiment = Embodiment(
+        name=top.text("name"),
+        task=top.text("task"),
+        joints=joints,
+        cameras=cameras,
+        observation=ObservationSpec(
+            joint_state_topic=observation.text("joint_state_topic"),
+            max_age=observation.number("max_age", positive=True),
+            tolerance=observation.number("tolerance", positive=True),
+        ),
+        tracking=_tracking(top.section("tracking")),
+        policy=_policy(top.section("policy"), names, cameras),
+        world_model=_world_model(top.section("world_model"), names, cameras),
+    )
+    observation.done()
+    top.done()
+    return embodiment
+
+
+def known_embodiments() -> tuple[str, ...]:
+    """Names of the embodiments shipped in ``config/embodiments``."""
+    folder = share_dir() / "config" / "embodiments"
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+def load_embodiment(name_or_path: str | Path) -> Embodiment:
+    """Load a shipped embodiment by name, or any file by path (``*.yaml`` or with a slash).
+
+    :raises WorldForgeError: ``EMBODIMENT_UNKNOWN`` when there is no such file, ``EMBODIMENT_INVALID``
+        when its content is wrong.
+    """
+    text = str(name_or_path)
+    is_path = "/" in text or text.endswith((".yaml", ".yml"))
+    path = Path(text).expanduser() if is_path else _shipped(text)
+    if not path.is_file():
+        known = ", ".join(known_embodiments())
+        raise mismatch(
+            ErrorCode.EMBODIMENT_UNKNOWN,
+            "embodiment",
+            found=f"'{text}'",
+            expected=f"one of {known}, or the path of a YAML file",
+        )
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = " ".join(str(error).split())
+        raise _invalid(str(path), f"not readable as YAML ({first})", "a YAML mapping") from error
+    return parse_embodiment(data)
+
+
+def _shipped(name: str) -> Path:
+    return share_dir() / "config" / "embodiments" / f"{name}.yaml"

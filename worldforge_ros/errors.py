@@ -1,0 +1,97 @@
+"""Error codes and the exception that carries one.
+
+A code is stable text that programs match on; the message is one sentence for a person that names
+the field, what was found and what was expected.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Every code that a service reply, a plan report or a command can carry."""
+
+    INTERNAL = "INTERNAL"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+
+    EMBODIMENT_UNKNOWN = "EMBODIMENT_UNKNOWN"
+    EMBODIMENT_INVALID = "EMBODIMENT_INVALID"
+    EMBODIMENT_MISMATCH = "EMBODIMENT_MISMATCH"
+
+    CAMERA_MISSING = "CAMERA_MISSING"
+    CAMERA_STALE = "CAMERA_STALE"
+    JOINT_STATE_MISSING = "JOINT_STATE_MISSING"
+    JOINT_STATE_STALE = "JOINT_STATE_STALE"
+    JOINT_NAMES_MISMATCH = "JOINT_NAMES_MISMATCH"
+    OBSERVATION_MISSING = "OBSERVATION_MISSING"
+    OBSERVATION_STALE = "OBSERVATION_STALE"
+    OBSERVATION_OUT_OF_ORDER = "OBSERVATION_OUT_OF_ORDER"
+    HISTORY_TOO_SHORT = "HISTORY_TOO_SHORT"
+    STAMP_INVALID = "STAMP_INVALID"
+
+    IMAGE_ENCODING_UNSUPPORTED = "IMAGE_ENCODING_UNSUPPORTED"
+    IMAGE_SIZE_MISMATCH = "IMAGE_SIZE_MISMATCH"
+    IMAGE_DATA_INVALID = "IMAGE_DATA_INVALID"
+
+    TENSOR_SHAPE_MISMATCH = "TENSOR_SHAPE_MISMATCH"
+    TENSOR_DATA_LENGTH = "TENSOR_DATA_LENGTH"
+    TENSOR_NOT_FINITE = "TENSOR_NOT_FINITE"
+    BATCH_SIZE_UNSUPPORTED = "BATCH_SIZE_UNSUPPORTED"
+    NO_CANDIDATES = "NO_CANDIDATES"
+    TOO_MANY_CANDIDATES = "TOO_MANY_CANDIDATES"
+    ACTION_DIM_MISMATCH = "ACTION_DIM_MISMATCH"
+    HORIZON_INVALID = "HORIZON_INVALID"
+    HORIZON_NOT_WHOLE_BLOCKS = "HORIZON_NOT_WHOLE_BLOCKS"
+    ACTION_HISTORY_INVALID = "ACTION_HISTORY_INVALID"
+
+    CHECKPOINT_MISSING = "CHECKPOINT_MISSING"
+    CHECKPOINT_INVALID = "CHECKPOINT_INVALID"
+    CHECKPOINT_UNTRUSTED = "CHECKPOINT_UNTRUSTED"
+    DEPENDENCY_MISSING = "DEPENDENCY_MISSING"
+    DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE"
+    MODEL_NOT_READY = "MODEL_NOT_READY"
+    MODEL_BUSY = "MODEL_BUSY"
+    MODEL_FAILED = "MODEL_FAILED"
+
+    POLICY_TYPE_UNKNOWN = "POLICY_TYPE_UNKNOWN"
+    POLICY_NOT_MIGRATED = "POLICY_NOT_MIGRATED"
+    POLICY_STATISTICS_MISSING = "POLICY_STATISTICS_MISSING"
+    POLICY_FEATURE_MISMATCH = "POLICY_FEATURE_MISMATCH"
+    POLICY_MODE_UNSUPPORTED = "POLICY_MODE_UNSUPPORTED"
+    DETERMINISTIC_POLICY = "DETERMINISTIC_POLICY"
+
+    ACTION_STATISTICS_MISSING = "ACTION_STATISTICS_MISSING"
+    GOAL_MISSING = "GOAL_MISSING"
+    GOAL_STALE = "GOAL_STALE"
+    OBJECTIVE_UNKNOWN = "OBJECTIVE_UNKNOWN"
+    COSTS_INVALID = "COSTS_INVALID"
+
+    PROPOSE_DEADLINE_MISSED = "PROPOSE_DEADLINE_MISSED"
+    SCORE_DEADLINE_MISSED = "SCORE_DEADLINE_MISSED"
+    PROPOSE_UNAVAILABLE = "PROPOSE_UNAVAILABLE"
+    SCORE_UNAVAILABLE = "SCORE_UNAVAILABLE"
+
+    SIMULATION_UNAVAILABLE = "SIMULATION_UNAVAILABLE"
+    CHILD_DIED = "CHILD_DIED"
+    EPISODE_INCOMPLETE = "EPISODE_INCOMPLETE"
+
+
+class WorldForgeError(Exception):
+    """An error with a stable :class:`ErrorCode` and one sentence for a person."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    def __reduce__(self) -> tuple[type[WorldForgeError], tuple[ErrorCode, str]]:
+        return type(self), (self.code, self.message)
+
+
+def mismatch(code: ErrorCode, field: str, *, found: object, expected: object) -> WorldForgeError:
+    """Build the standard sentence: which field, what was found, what was expected."""
+    return WorldForgeError(code, f"{field} is {found}; expected {expected}")

@@ -1,0 +1,55 @@
+"""What a world model is to this package: something that gives every candidate a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worldforge_ros.observation import ImageArray, Observation
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Costs (S,) float32, lower is better; NaN marks a candidate that could not be scored."""
+
+    costs: npt.NDArray[np.float32]
+    best_index: int
+    metadata: Mapping[str, str]
+
+
+class Scorer(Protocol):
+    """A loaded world model."""
+
+    @property
+    def model_id(self) -> str:
+        """Short name and hash of the checkpoint."""
+
+    @property
+    def history(self) -> int:
+        """Frames that ``score`` needs, one block apart."""
+
+    @property
+    def block(self) -> int:
+        """Actions in a block: a candidate's horizon must be a multiple of it."""
+
+    def score(
+        self,
+        history: Sequence[Observation],
+        goal: ImageArray,
+        candidates: npt.ArrayLike,
+        action_history: npt.ArrayLike | None = None,
+        objective: str = "",
+    ) -> Scores:
+        """Cost of every candidate.
+
+        :param history: oldest first, exactly ``self.history`` observations.
+        :param goal: (height, width, 3) uint8 RGB, same camera.
+        :param candidates: (S, H, J) set-points in m or rad.
+        :param action_history: ((history - 1) * block, J) set-points executed between the frames; None
+            or empty when ``history`` is 1.
+        :raises WorldForgeError: with a specific code; nothing is padded or cut.
+        """
