@@ -1,9 +1,11 @@
-"""The embodiment contract: one YAML file says how a robot looks to a policy and to a world model."""
+"""The embodiment contract: one YAML file says how a robot looks to a policy and to a world
+model.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -56,8 +58,8 @@ class ObservationSpec:
 class Tracking:
     """How joints follow set-points.
 
-    ``perfect``: at its set-point one step later. ``pd``: acceleration = k_p (set-point - x) - k_v v,
-    semi-implicit Euler every ``period`` seconds.
+    ``perfect``: at its set-point one step later. ``pd``: acceleration = k_p (set-point - x)
+    - k_v v, semi-implicit Euler every ``period`` seconds.
     """
 
     law: Literal["perfect", "pd"]
@@ -68,7 +70,9 @@ class Tracking:
 
 @dataclass(frozen=True)
 class StateFeature:
-    """A policy input vector: joints of one quantity, ``policy value = SI value * scale + offset``."""
+    """A policy input vector: joints of one quantity, ``policy value = SI value * scale +
+    offset``.
+    """
 
     joints: tuple[str, ...]
     quantity: Quantity
@@ -103,7 +107,9 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class WorldModelAction:
-    """Actions of a world model before z-scoring: ``value = (SI value or SI difference) * scale``."""
+    """Actions of a world model before z-scoring: ``value = (SI value or SI difference) *
+    scale``.
+    """
 
     meaning: ActionMeaning
     scale: tuple[float, ...]
@@ -115,7 +121,8 @@ class WorldModelAction:
 class WorldModelSpec:
     """How the robot looks to a world model.
 
-    ``block`` actions of ``step`` seconds make one latent step; ``history`` frames are one block apart.
+    ``block`` actions of ``step`` seconds make one latent step; ``history`` frames are one block
+    apart.
     """
 
     camera: str
@@ -220,8 +227,8 @@ class _Section:
             raise _invalid(self.where(key), f"{len(items)} values", f"1 or {count}")
         return tuple(_number(item, self.where(key), positive=positive) for item in items)
 
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self._data)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
 
     def done(self) -> None:
         unknown = sorted(str(key) for key in set(self._data) - self._read)
@@ -275,7 +282,7 @@ def _joints(section: _Section) -> tuple[Joint, ...]:
 
 def _cameras(section: _Section) -> Mapping[str, Camera]:
     cameras = {}
-    for name in section.keys():
+    for name in section:
         entry = section.section(name)
         cameras[name] = Camera(
             name=name,
@@ -343,8 +350,7 @@ def _policy(
 ) -> PolicySpec:
     features_section = section.section("features")
     features = {
-        name: _feature(features_section.section(name), joints, cameras)
-        for name in features_section.keys()
+        name: _feature(features_section.section(name), joints, cameras) for name in features_section
     }
     if not features:
         raise _invalid("policy.features", "empty", "at least one feature")
@@ -384,7 +390,9 @@ def _world_model(
     _check_scale(spec.action.scale, action.where("scale"))
     if (spec.action.mean is None) != (spec.action.std is None):
         raise _invalid(
-            "world_model.action", "only one of mean and std", "both, or neither when a card has them"
+            "world_model.action",
+            "only one of mean and std",
+            "both, or neither when a card has them",
         )
     action.done()
     section.done()
@@ -429,8 +437,8 @@ def known_embodiments() -> tuple[str, ...]:
 def load_embodiment(name_or_path: str | Path) -> Embodiment:
     """Load a shipped embodiment by name, or any file by path (``*.yaml`` or with a slash).
 
-    :raises WorldForgeError: ``EMBODIMENT_UNKNOWN`` when there is no such file, ``EMBODIMENT_INVALID``
-        when its content is wrong.
+    :raises WorldForgeError: ``EMBODIMENT_UNKNOWN`` when there is no such file,
+        ``EMBODIMENT_INVALID`` when its content is wrong.
     """
     text = str(name_or_path)
     is_path = "/" in text or text.endswith((".yaml", ".yml"))

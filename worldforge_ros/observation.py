@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,8 @@ def seconds_to_ns(seconds: float) -> int:
 class Observation:
     """One moment: pictures (height, width, 3) uint8 RGB by camera name, joints in contract order.
 
-    ``position`` (J,) in m or rad and ``velocity`` (J,) in m/s or rad/s are the state as of ``stamp``,
-    the capture time of the newest picture in nanoseconds.
+    ``position`` (J,) in m or rad and ``velocity`` (J,) in m/s or rad/s are the state as of
+    ``stamp``, the capture time of the newest picture in nanoseconds.
     """
 
     stamp: int
@@ -43,7 +44,8 @@ class Observation:
 def check_image(image: ImageArray, camera: str, embodiment: Embodiment) -> None:
     """Refuse a picture that is not what the embodiment says of ``camera``.
 
-    :raises WorldForgeError: ``CAMERA_MISSING`` for an unknown camera, ``IMAGE_SIZE_MISMATCH`` otherwise.
+    :raises WorldForgeError: ``CAMERA_MISSING`` for an unknown camera, ``IMAGE_SIZE_MISMATCH``
+        otherwise.
     """
     spec = embodiment.cameras.get(camera)
     if spec is None:
@@ -107,9 +109,11 @@ def order_joint_state(
 
 
 class ObservationAligner:
-    """Turns sensor messages into observations: the newest pictures and the joint state as of their stamp.
+    """Turns sensor messages into observations: the newest pictures and the joint state as of their
+    stamp.
 
-    Bounded: it keeps one picture a camera and ``queue`` joint states. Every refusal is an error with a code.
+    Bounded: it keeps one picture a camera and ``queue`` joint states. Every refusal is an error
+    with a code.
     """
 
     def __init__(self, embodiment: Embodiment, *, queue: int = 256) -> None:
@@ -127,8 +131,8 @@ class ObservationAligner:
     def add_image(self, camera: str, stamp: int, image: ImageArray) -> None:
         """Keep ``image`` as the newest of ``camera``.
 
-        :raises WorldForgeError: wrong camera or size, or ``OBSERVATION_OUT_OF_ORDER`` for a stamp that
-            is not newer than the one held.
+        :raises WorldForgeError: wrong camera or size, or ``OBSERVATION_OUT_OF_ORDER`` for a stamp
+            that is not newer than the one held.
         """
         check_image(image, camera, self._embodiment)
         _check_stamp(stamp, f"stamp of camera {camera}")
@@ -173,9 +177,10 @@ class ObservationAligner:
     def observe(self, now: int) -> Observation | None:
         """The newest observation at time ``now`` (ns), or None when it was returned before.
 
-        :raises WorldForgeError: ``CAMERA_MISSING`` or ``JOINT_STATE_MISSING`` for a source that never
-            delivered, ``CAMERA_STALE`` or ``JOINT_STATE_STALE`` for one that is older than ``max_age``
-            or, for a second camera or the joint state, further from the stamp than ``tolerance``.
+        :raises WorldForgeError: ``CAMERA_MISSING`` or ``JOINT_STATE_MISSING`` for a source that
+            never delivered, ``CAMERA_STALE`` or ``JOINT_STATE_STALE`` for one that is older than
+            ``max_age`` or, for a second camera or the joint state, further from the stamp than
+            ``tolerance``.
         """
         spec = self._embodiment.observation
         for name, camera in self._embodiment.cameras.items():
@@ -199,7 +204,9 @@ class ObservationAligner:
         max_age, tolerance = seconds_to_ns(spec.max_age), seconds_to_ns(spec.tolerance)
         for name, (held, _) in self._images.items():
             _check_age(ErrorCode.CAMERA_STALE, f"picture of camera {name}", now - held, max_age)
-            _check_apart(ErrorCode.CAMERA_STALE, f"picture of camera {name}", stamp - held, tolerance)
+            _check_apart(
+                ErrorCode.CAMERA_STALE, f"picture of camera {name}", stamp - held, tolerance
+            )
         held, position, velocity = min(self._states, key=lambda state: abs(state[0] - stamp))
         _check_age(ErrorCode.JOINT_STATE_STALE, "joint state", now - held, max_age)
         _check_apart(ErrorCode.JOINT_STATE_STALE, "joint state", abs(stamp - held), tolerance)
@@ -223,7 +230,9 @@ class ObservationHistory:
         self._items.clear()
 
     def add(self, observation: Observation) -> None:
-        """Append an observation; a stamp before the newest one means time went back, and starts anew."""
+        """Append an observation; a stamp before the newest one means time went back, and starts
+        anew.
+        """
         if self._items and observation.stamp < self._items[-1].stamp:
             self._items.clear()
         elif self._items and observation.stamp == self._items[-1].stamp:
@@ -244,11 +253,13 @@ class ObservationHistory:
         return self._items[-1]
 
     def window(self, count: int, period: float, tolerance: float) -> list[Observation]:
-        """``count`` different observations, ``period`` seconds apart, oldest first, ending at the newest.
+        """``count`` different observations, ``period`` seconds apart, oldest first, ending at the
+        newest.
 
-        :param tolerance: seconds that a frame may lie off its due time; at most half a period counts.
-        :raises WorldForgeError: ``OBSERVATION_MISSING`` when empty, ``HISTORY_TOO_SHORT`` when a frame is
-            not there. Nothing is repeated to fill the window.
+        :param tolerance: seconds that a frame may lie off its due time; at most half a period
+            counts.
+        :raises WorldForgeError: ``OBSERVATION_MISSING`` when empty, ``HISTORY_TOO_SHORT`` when a
+            frame is not there. Nothing is repeated to fill the window.
         """
         newest = self.newest()
         allowed = min(seconds_to_ns(tolerance), seconds_to_ns(period) // 2)
@@ -260,7 +271,7 @@ class ObservationHistory:
                 raise mismatch(
                     ErrorCode.HISTORY_TOO_SHORT,
                     "history",
-                    found=f"no frame {back * period:.3f} s before the newest among {len(self)} held",
+                    found=f"no frame {back * period:.3f} s before the newest of {len(self)}",
                     expected=f"{count} different frames {period:.3f} s apart",
                 )
             window.append(nearest)
@@ -270,14 +281,15 @@ class ObservationHistory:
 def check_window(
     history: Sequence[Observation], count: int, period: float, tolerance: float
 ) -> None:
-    """Refuse a caller's history that is not ``count`` frames, ``period`` seconds apart, oldest first.
+    """Refuse a caller's history that is not ``count`` frames, ``period`` seconds apart, oldest
+    first.
 
     :raises WorldForgeError: ``HISTORY_TOO_SHORT``.
     """
     stamps = [item.stamp for item in history]
     allowed = min(seconds_to_ns(tolerance), seconds_to_ns(period) // 2)
     due = seconds_to_ns(period)
-    gaps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(stamps)]
     if len(stamps) != count or any(abs(gap - due) > allowed for gap in gaps):
         raise mismatch(
             ErrorCode.HISTORY_TOO_SHORT,

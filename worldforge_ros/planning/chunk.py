@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """Set-points (H, J) float64 in m or rad; ``stamp`` and ``observation_stamp`` are ns of ROS time.
+    """Set-points (H, J) float64 in m or rad; ``stamp`` and ``observation_stamp`` are ns of ROS
+    time.
 
-    ``stamp`` is when the first action is due, ``step`` the seconds between two actions. Action k is held
-    from ``stamp + k * step`` to ``stamp + (k + 1) * step``.
+    ``stamp`` is when the first action is due, ``step`` the seconds between two actions. Action k is
+    held from ``stamp + k * step`` to ``stamp + (k + 1) * step``.
     """
 
     stamp: int

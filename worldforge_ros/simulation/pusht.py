@@ -1,8 +1,9 @@
 """The PushT task as a robot: gym-pusht's world behind SI commands and sensors.
 
-gym-pusht works in environment units, 512 to a side; one unit is one millimetre here, so the pusher is
-two prismatic joints between 0 and 0.512 m. Physics, drawing and coverage are gym-pusht's own
-(``gym_pusht.envs.pusht.PushTEnv``); this module adds set-points at any rate, metres and a goal picture.
+gym-pusht works in environment units, 512 to a side; one unit is one millimetre here, so the pusher
+is two prismatic joints between 0 and 0.512 m. Physics, drawing and coverage are gym-pusht's own
+(``gym_pusht.envs.pusht.PushTEnv``); this module adds set-points at any rate, metres and a goal
+picture.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ def _make_env(image_size: int) -> Any:
             f"the PushT simulator could not import {error.name or 'gym_pusht'} ({error}); "
             "expected the package gym-pusht with pymunk below 7",
         ) from error
-    return PushTEnv(
-        obs_type="state", observation_width=image_size, observation_height=image_size
-    )
+    return PushTEnv(obs_type="state", observation_width=image_size, observation_height=image_size)
 
 
 class PushTSimulation:
@@ -61,7 +60,9 @@ class PushTSimulation:
         self._env.reset(seed=0)
 
     def reset(self, seed: int | None = None, state: npt.ArrayLike | None = None) -> None:
-        """Start an episode from gym-pusht's own distribution for ``seed``, or from ``state`` (5,)."""
+        """Start an episode from gym-pusht's own distribution for ``seed``, or from ``state``
+        (5,).
+        """
         options = None
         if state is not None:
             values = np.asarray(state, dtype=np.float64)
@@ -92,10 +93,12 @@ class PushTSimulation:
         return np.array([*env.agent.position, *env.block.position, env.block.angle])
 
     def set_state(self, state: npt.ArrayLike, velocity: npt.ArrayLike = (0.0, 0.0)) -> None:
-        """Place pusher and block exactly at ``state`` (5,), pusher velocity (2,) in metres per second.
+        """Place pusher and block exactly at ``state`` (5,), pusher velocity (2,) in metres per
+        second.
 
         Unlike ``reset`` this sets the angle before the position, so that the block ends where asked
-        (gym-pusht keeps the legacy order, which moves a block whose centre of mass is off its origin).
+        (gym-pusht keeps the legacy order, which moves a block whose centre of mass is off its
+        origin).
         """
         values = np.asarray(state, dtype=np.float64)
         speed = np.asarray(velocity, dtype=np.float64) * UNITS_PER_METRE

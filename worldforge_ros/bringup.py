@@ -1,0 +1,374 @@
+"""What runs for a task: one description, read by the launch file and by ``worldforge up``.
+
+Nothing here imports ROS or the ``launch`` package, so a host without them can still read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import yaml
+
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.resources import PACKAGE, resolve_path
+
+ArgumentType = Literal["bool", "int", "float", "text"]
+Scalar = bool | int | float | str
+ParameterValue = Scalar | list[bool] | list[int] | list[float] | list[str]
+
+MODEL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": "1"}
+)
+"""For processes that run a model: OpenMP threads that spin starve the other nodes of a small CPU."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a bring-up; ``default`` is text, as the launch system has it."""
+
+    name: str
+    type: ArgumentType
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Scalar:
+        """The value of ``text``.
+
+        :raises WorldForgeError: ``INVALID_ARGUMENT`` when it is not of this argument's type.
+        """
+        if self.choices and text not in self.choices:
+            raise self._invalid(text, f"one of {', '.join(self.choices)}")
+        if self.type == "text":
+            return text
+        if self.type == "bool":
+            if text.lower() not in ("true", "false"):
+                raise self._invalid(text, "true or false")
+            return text.lower() == "true"
+        try:
+            number = int(text) if self.type == "int" else float(text)
+        except ValueError:
+            raise self._invalid(
+                text, "a whole number" if self.type == "int" else "a number"
+            ) from None
+        if not math.isfinite(number):
+            raise self._invalid(text, "a finite number")
+        return number
+
+    def _invalid(self, found: str, expected: str) -> WorldForgeError:
+        return mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"argument {self.name}",
+            found=repr(found),
+            expected=expected,
+        )
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process with one node.
+
+    ``namespace`` is absolute. ``env`` is added to the environment. A node that exits on its own fails
+    the bring-up, unless ``exit_ends_all`` is set and its status is 0: then its work, and with it the
+    bring-up, is done.
+    """
+
+    executable: str
+    name: str
+    namespace: str = "/"
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    exit_ends_all: bool = False
+
+    @property
+    def module(self) -> str:
+        """Python module that ``python -m`` runs for this node."""
+        return f"{PACKAGE}.nodes.{self.executable}"
+
+    @property
+    def full_name(self) -> str:
+        """Namespace and name."""
+        return f"{self.namespace.rstrip('/')}/{self.name}"
+
+
+PUSHT_ARGUMENTS: tuple[Argument, ...] = (
+    Argument("sim", "bool", "true", "Run the PushT simulator; false when a robot is connected."),
+    Argument(
+        "policy_path",
+        "text",
+        f"package://{PACKAGE}/models/pusht/policy",
+        "LeRobot checkpoint folder of the policy that proposes.",
+    ),
+    Argument(
+        "world_model",
+        "text",
+        f"package://{PACKAGE}/models/pusht/world_model",
+        "LeWorldModel checkpoint folder of the world model that scores.",
+    ),
+    Argument("device", "text", "cpu", "Torch device of both models: cpu, cuda or cuda:N."),
+    Argument("num_candidates", "int", "32", "Action chunks that the policy proposes in a cycle."),
+    Argument(
+        "planner",
+        "text",
+        "scored",
+        "How a candidate is chosen: by world-model cost, the first one, or at random.",
+        choices=("scored", "first", "random"),
+    ),
+    Argument(
+        "rate",
+        "float",
+        "1.0",
+        "Simulation speed against real time; unless it is 1, every node uses the simulator's /clock.",
+    ),
+    Argument("seed", "int", "0", "Seed of the simulator's first episode; each reset adds one."),
+    Argument(
+        "arm",
+        "text",
+        "auto",
+        "Arm the safety gate once everything answers; auto: only with the simulator.",
+        choices=("auto", "true", "false"),
+    ),
+    Argument("record", "bool", "false", "Record one episode, write its report and end."),
+    Argument("duration", "float", "30.0", "Longest recorded episode, in seconds of ROS time."),
+    Argument("output_dir", "text", "", "Folder of the recording; empty: runs/<time> here."),
+    Argument("embodiment", "text", "pusht", "Name or path of the embodiment file."),
+    Argument("namespace", "text", "/", "ROS namespace of every node."),
+    Argument(
+        "params_file",
+        "text",
+        f"package://{PACKAGE}/config/params/pusht.yaml",
+        "ROS parameter file with what these arguments do not set; empty: none.",
+    ),
+)
+
+
+def parse_arguments(
+    table: Sequence[Argument], arguments: Mapping[str, str]
+) -> dict[str, Scalar]:
+    """Every argument's value: the given text, else the default.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for an unknown name or a value of the wrong type.
+    """
+    known = {argument.name for argument in table}
+    for name in arguments:
+        if name not in known:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                "argument",
+                found=repr(name),
+                expected=f"one of {', '.join(sorted(known))}",
+            )
+    return {a.name: a.parse(arguments.get(a.name, a.default)) for a in table}
+
+
+def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
+    """The nodes of the PushT task for ``name: text`` arguments of :data:`PUSHT_ARGUMENTS`.
+
+    Parameters come from ``params_file``, and from the arguments for those that an argument owns.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for an argument or a parameter file that cannot be
+        used.
+    """
+    values = parse_arguments(PUSHT_ARGUMENTS, arguments or {})
+    sim, rate, record = bool(values["sim"]), float(values["rate"]), bool(values["record"])
+    if rate <= 0:
+        raise mismatch(ErrorCode.INVALID_ARGUMENT, "argument rate", found=rate, expected="above 0")
+    if not sim and rate != 1.0:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT, "argument rate", found=rate, expected="1.0 with sim=false"
+        )
+    if int(values["num_candidates"]) < 1:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "argument num_candidates",
+            found=values["num_candidates"],
+            expected="at least 1",
+        )
+    if record and float(values["duration"]) <= 0:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "argument duration",
+            found=values["duration"],
+            expected="above 0 when recording",
+        )
+    arm = sim if values["arm"] == "auto" else values["arm"] == "true"
+    namespace = "/" + str(values["namespace"]).strip("/")
+    use_sim_time = rate != 1.0
+
+    device = str(values["device"])
+    candidates = int(values["num_candidates"])
+    model_env = dict(MODEL_ENVIRONMENT)
+    owned: list[tuple[str, str, dict[str, ParameterValue], dict[str, str]]] = [
+        ("observation_node", "observation_node", {}, {}),
+        (
+            "policy_node",
+            "policy_node",
+            {"policy_path": str(values["policy_path"]), "device": device},
+            model_env,
+        ),
+        (
+            "score_node",
+            "score_node",
+            {"model_path": str(values["world_model"]), "device": device},
+            model_env,
+        ),
+        (
+            "planner_node",
+            "planner_node",
+            {"planner": str(values["planner"]), "num_candidates": candidates},
+            {},
+        ),
+        ("safety_gate_node", "safety_gate", {}, {}),
+    ]
+    if sim:
+        owned.append(
+            (
+                "pusht_sim_node",
+                "pusht_sim",
+                {"seed": int(values["seed"]), "rate": rate, "publish_clock": use_sim_time},
+                {},
+            )
+        )
+    if arm or record:
+        owned.append(
+            (
+                "episode_node",
+                "episode_node",
+                {
+                    "sim": sim,
+                    "arm": arm,
+                    "record": record,
+                    "seed": int(values["seed"]),
+                    "duration": float(values["duration"]) if record else 0.0,
+                    "output_dir": str(values["output_dir"]),
+                    "policy_path": str(values["policy_path"]),
+                    "model_path": str(values["world_model"]),
+                },
+                {},
+            )
+        )
+
+    from_file = _parameters_from_file(str(values["params_file"]))
+    specs = []
+    for executable, name, parameters, env in owned:
+        parameters["embodiment"] = str(values["embodiment"])
+        parameters["use_sim_time"] = use_sim_time
+        specs.append(
+            NodeSpec(
+                executable=executable,
+                name=name,
+                namespace=namespace,
+                parameters={**from_file.pop(name, {}), **parameters},
+                env=env,
+                exit_ends_all=executable == "episode_node",
+            )
+        )
+    return specs
+
+
+TASKS: Mapping[str, tuple[tuple[Argument, ...], str]] = MappingProxyType(
+    {"pusht": (PUSHT_ARGUMENTS, "PushT: push the T block onto the goal outline.")}
+)
+"""Arguments and one sentence for each task that can be brought up."""
+
+# Which argument sets which parameter: a file that sets one of these too would be ignored in silence.
+_OWNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "observation_node": {},
+        "policy_node": {"policy_path": "policy_path", "device": "device"},
+        "score_node": {"model_path": "world_model", "device": "device"},
+        "planner_node": {"planner": "planner", "num_candidates": "num_candidates"},
+        "safety_gate": {},
+        "pusht_sim": {"seed": "seed", "rate": "rate", "publish_clock": "rate"},
+        "episode_node": {
+            "sim": "sim",
+            "arm": "arm",
+            "record": "record",
+            "seed": "seed",
+            "duration": "duration",
+            "output_dir": "output_dir",
+            "policy_path": "policy_path",
+            "model_path": "world_model",
+        },
+    }
+)
+_OWNED_BY_ALL: Mapping[str, str] = MappingProxyType(
+    {"embodiment": "embodiment", "use_sim_time": "rate"}
+)
+
+
+def _parameters_from_file(text: str) -> dict[str, dict[str, ParameterValue]]:
+    """Parameters per node name of a ROS parameter file; ``/**`` is for every node."""
+    if not text:
+        return {}
+    path = resolve_path(text)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"params_file {path}",
+            found=f"unreadable ({error})",
+            expected="a ROS parameter file",
+        ) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise _bad_file(path, "the file", type(content).__name__, "a mapping of node names")
+    everyone = _section(path, "/**", content.pop("/**", {"ros__parameters": {}}))
+    result = {name: dict(everyone) for name in _OWNED}
+    for key, section in content.items():
+        name = str(key).strip("/").rsplit("/", 1)[-1]
+        if name not in _OWNED:
+            raise _bad_file(path, "node", key, f"one of {', '.join(_OWNED)} or /**")
+        result[name].update(_section(path, name, section))
+    for name, parameters in result.items():
+        for parameter in parameters:
+            owner = {**_OWNED_BY_ALL, **_OWNED[name]}.get(parameter)
+            if owner is not None and name != "/**":
+                raise _bad_file(
+                    path,
+                    f"{name}.{parameter}",
+                    "set",
+                    f"left to the argument {owner}",
+                )
+    return result
+
+
+def _section(path: Path, name: str, section: object) -> dict[str, ParameterValue]:
+    if not isinstance(section, dict) or set(section) != {"ros__parameters"}:
+        raise _bad_file(path, name, section, "a mapping with ros__parameters alone")
+    parameters = section["ros__parameters"] or {}
+    if not isinstance(parameters, dict):
+        raise _bad_file(path, f"{name}.ros__parameters", parameters, "a mapping")
+    return _flatten(path, name, parameters)
+
+
+def _flatten(path: Path, name: str, data: Mapping[object, object]) -> dict[str, ParameterValue]:
+    flat: dict[str, ParameterValue] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            for inner, item in _flatten(path, f"{name}.{key}", value).items():
+                flat[f"{key}.{inner}"] = item
+        elif isinstance(value, bool | int | float | str) or (
+            isinstance(value, list) and value and len({type(item) for item in value}) == 1
+        ):
+            flat[str(key)] = value
+        else:
+            raise _bad_file(path, f"{name}.{key}", value, "a scalar or a list of one type")
+    return flat
+
+
+def _bad_file(path: Path, field_name: str, found: object, expected: str) -> WorldForgeError:
+    return mismatch(
+        ErrorCode.INVALID_ARGUMENT,
+        f"params_file {path}: {field_name}",
+        found=found,
+        expected=expected,
+    )
