@@ -24,7 +24,7 @@ ParameterValue = Scalar | list[bool] | list[int] | list[float] | list[str]
 MODEL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": "1"}
 )
-"""For processes that run a model: OpenMP threads that spin starve the other nodes of a small CPU."""
+"""For processes that run a model: OpenMP threads that spin starve the other nodes."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Argument:
 class NodeSpec:
     """One process with one node.
 
-    ``namespace`` is absolute. ``env`` is added to the environment. A node that exits on its own fails
-    the bring-up, unless ``exit_ends_all`` is set and its status is 0: then its work, and with it the
-    bring-up, is done.
+    ``namespace`` is absolute; ``env`` is added to the environment. A node that exits on its own
+    fails the bring-up, unless ``exit_ends_all`` is set: then its work is done, and the bring-up
+    ends with its status.
     """
 
     executable: str
@@ -124,7 +124,7 @@ PUSHT_ARGUMENTS: tuple[Argument, ...] = (
         "rate",
         "float",
         "1.0",
-        "Simulation speed against real time; unless it is 1, every node uses the simulator's /clock.",
+        "Simulation speed against real time; unless it is 1, all nodes use the simulator's /clock.",
     ),
     Argument("seed", "int", "0", "Seed of the simulator's first episode; each reset adds one."),
     Argument(
@@ -148,9 +148,7 @@ PUSHT_ARGUMENTS: tuple[Argument, ...] = (
 )
 
 
-def parse_arguments(
-    table: Sequence[Argument], arguments: Mapping[str, str]
-) -> dict[str, Scalar]:
+def parse_arguments(table: Sequence[Argument], arguments: Mapping[str, str]) -> dict[str, Scalar]:
     """Every argument's value: the given text, else the default.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` for an unknown name or a value of the wrong type.
@@ -201,75 +199,90 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
     namespace = "/" + str(values["namespace"]).strip("/")
     use_sim_time = rate != 1.0
 
-    device = str(values["device"])
-    candidates = int(values["num_candidates"])
-    model_env = dict(MODEL_ENVIRONMENT)
-    owned: list[tuple[str, str, dict[str, ParameterValue], dict[str, str]]] = [
-        ("observation_node", "observation_node", {}, {}),
-        (
-            "policy_node",
-            "policy_node",
-            {"policy_path": str(values["policy_path"]), "device": device},
-            model_env,
-        ),
-        (
-            "score_node",
-            "score_node",
-            {"model_path": str(values["world_model"]), "device": device},
-            model_env,
-        ),
-        (
-            "planner_node",
-            "planner_node",
-            {"planner": str(values["planner"]), "num_candidates": candidates},
-            {},
-        ),
-        ("safety_gate_node", "safety_gate", {}, {}),
-    ]
-    if sim:
-        owned.append(
-            (
-                "pusht_sim_node",
-                "pusht_sim",
-                {"seed": int(values["seed"]), "rate": rate, "publish_clock": use_sim_time},
-                {},
-            )
-        )
-    if arm or record:
-        owned.append(
-            (
-                "episode_node",
-                "episode_node",
-                {
-                    "sim": sim,
-                    "arm": arm,
-                    "record": record,
-                    "seed": int(values["seed"]),
-                    "duration": float(values["duration"]) if record else 0.0,
-                    "output_dir": str(values["output_dir"]),
-                    "policy_path": str(values["policy_path"]),
-                    "model_path": str(values["world_model"]),
-                },
-                {},
-            )
-        )
+    def own(**parameters: str) -> dict[str, tuple[str, ParameterValue]]:
+        return {name: (argument, values[argument]) for name, argument in parameters.items()}
 
-    from_file = _parameters_from_file(str(values["params_file"]))
-    specs = []
-    for executable, name, parameters, env in owned:
-        parameters["embodiment"] = str(values["embodiment"])
-        parameters["use_sim_time"] = use_sim_time
-        specs.append(
-            NodeSpec(
-                executable=executable,
-                name=name,
-                namespace=namespace,
-                parameters={**from_file.pop(name, {}), **parameters},
-                env=env,
-                exit_ends_all=executable == "episode_node",
+    everyone: dict[str, tuple[str, ParameterValue]] = own(embodiment="embodiment") | {
+        "use_sim_time": ("rate", use_sim_time)
+    }
+    model_env = dict(MODEL_ENVIRONMENT)
+    nodes = [
+        _Node("observation_node", "observation_node", {}),
+        _Node(
+            "policy_node",
+            "policy_node",
+            own(policy_path="policy_path", device="device", max_candidates="num_candidates"),
+            env=model_env,
+        ),
+        _Node(
+            "score_node",
+            "score_node",
+            own(model_path="world_model", device="device"),
+            env=model_env,
+        ),
+        _Node(
+            "planner_node", "planner_node", own(planner="planner", num_candidates="num_candidates")
+        ),
+        _Node("safety_gate_node", "safety_gate", {}),
+        _Node(
+            "pusht_sim_node",
+            "pusht_sim",
+            own(seed="seed", rate="rate") | {"publish_clock": ("rate", use_sim_time)},
+            runs=sim,
+        ),
+        _Node(
+            "episode_node",
+            "episode_node",
+            own(
+                sim="sim",
+                record="record",
+                seed="seed",
+                output_dir="output_dir",
+                policy_path="policy_path",
+                model_path="world_model",
             )
-        )
+            | {
+                "arm": ("arm", arm),
+                "duration": ("duration", float(values["duration"]) if record else 0.0),
+            },
+            runs=arm or record,
+        ),
+    ]
+    from_file = _parameters_from_file(str(values["params_file"]), tuple(n.name for n in nodes))
+    specs = []
+    for node in nodes:
+        owned = {**everyone, **node.owned}
+        extra = from_file.get(node.name, {})
+        for parameter in sorted(set(extra) & set(owned)):
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                f"params_file {values['params_file']}: {node.name}.{parameter}",
+                found=extra[parameter],
+                expected=f"absent, the argument {owned[parameter][0]} sets it",
+            )
+        if node.runs:
+            specs.append(
+                NodeSpec(
+                    executable=node.executable,
+                    name=node.name,
+                    namespace=namespace,
+                    parameters={**extra, **{name: value for name, (_, value) in owned.items()}},
+                    env=node.env,
+                    exit_ends_all=node.executable == "episode_node",
+                )
+            )
     return specs
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node before the parameter file is read; ``owned``: parameter -> (argument, value)."""
+
+    executable: str
+    name: str
+    owned: Mapping[str, tuple[str, ParameterValue]]
+    env: Mapping[str, str] = field(default_factory=dict)
+    runs: bool = True
 
 
 TASKS: Mapping[str, tuple[tuple[Argument, ...], str]] = MappingProxyType(
@@ -277,33 +290,10 @@ TASKS: Mapping[str, tuple[tuple[Argument, ...], str]] = MappingProxyType(
 )
 """Arguments and one sentence for each task that can be brought up."""
 
-# Which argument sets which parameter: a file that sets one of these too would be ignored in silence.
-_OWNED: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "observation_node": {},
-        "policy_node": {"policy_path": "policy_path", "device": "device"},
-        "score_node": {"model_path": "world_model", "device": "device"},
-        "planner_node": {"planner": "planner", "num_candidates": "num_candidates"},
-        "safety_gate": {},
-        "pusht_sim": {"seed": "seed", "rate": "rate", "publish_clock": "rate"},
-        "episode_node": {
-            "sim": "sim",
-            "arm": "arm",
-            "record": "record",
-            "seed": "seed",
-            "duration": "duration",
-            "output_dir": "output_dir",
-            "policy_path": "policy_path",
-            "model_path": "world_model",
-        },
-    }
-)
-_OWNED_BY_ALL: Mapping[str, str] = MappingProxyType(
-    {"embodiment": "embodiment", "use_sim_time": "rate"}
-)
 
-
-def _parameters_from_file(text: str) -> dict[str, dict[str, ParameterValue]]:
+def _parameters_from_file(
+    text: str, nodes: tuple[str, ...]
+) -> dict[str, dict[str, ParameterValue]]:
     """Parameters per node name of a ROS parameter file; ``/**`` is for every node."""
     if not text:
         return {}
@@ -322,22 +312,12 @@ def _parameters_from_file(text: str) -> dict[str, dict[str, ParameterValue]]:
     if not isinstance(content, dict):
         raise _bad_file(path, "the file", type(content).__name__, "a mapping of node names")
     everyone = _section(path, "/**", content.pop("/**", {"ros__parameters": {}}))
-    result = {name: dict(everyone) for name in _OWNED}
+    result = {name: dict(everyone) for name in nodes}
     for key, section in content.items():
         name = str(key).strip("/").rsplit("/", 1)[-1]
-        if name not in _OWNED:
-            raise _bad_file(path, "node", key, f"one of {', '.join(_OWNED)} or /**")
+        if name not in nodes:
+            raise _bad_file(path, "node", key, f"one of {', '.join(nodes)} or /**")
         result[name].update(_section(path, name, section))
-    for name, parameters in result.items():
-        for parameter in parameters:
-            owner = {**_OWNED_BY_ALL, **_OWNED[name]}.get(parameter)
-            if owner is not None and name != "/**":
-                raise _bad_file(
-                    path,
-                    f"{name}.{parameter}",
-                    "set",
-                    f"left to the argument {owner}",
-                )
     return result
 
 

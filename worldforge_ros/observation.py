@@ -136,6 +136,7 @@ class ObservationAligner:
         """
         check_image(image, camera, self._embodiment)
         _check_stamp(stamp, f"stamp of camera {camera}")
+        self._notice_time_going_back(stamp)
         held = self._images.get(camera)
         if held is not None and stamp <= held[0]:
             raise mismatch(
@@ -159,6 +160,7 @@ class ObservationAligner:
             ``OBSERVATION_OUT_OF_ORDER`` for a stamp older than the newest.
         """
         _check_stamp(stamp, "stamp of joint_states")
+        self._notice_time_going_back(stamp)
         ordered = order_joint_state(names, position, velocity, self._embodiment)
         if self._states and stamp < self._states[-1][0]:
             raise mismatch(
@@ -168,6 +170,13 @@ class ObservationAligner:
                 expected=f"not before the previous {self._states[-1][0]} ns",
             )
         self._states.append((stamp, *ordered))
+
+    def _notice_time_going_back(self, stamp: int) -> None:
+        newest = max(
+            (held[0] for held in (*self._images.values(), *list(self._states)[-1:])), default=0
+        )
+        if newest - stamp > seconds_to_ns(self._embodiment.observation.max_age):
+            self.reset()
 
     def missing(self) -> tuple[str, ...]:
         """Sources that never delivered: camera names, and ``joint_states``."""
@@ -252,6 +261,18 @@ class ObservationHistory:
             )
         return self._items[-1]
 
+    def stamps(self) -> tuple[int, ...]:
+        """Stamps of the observations held, oldest first, in ns."""
+        return tuple(item.stamp for item in self._items)
+
+    def check_age(self, now: int, max_age: float) -> None:
+        """Refuse a newest observation that is older than ``max_age`` seconds at ``now`` (ns).
+
+        :raises WorldForgeError: ``OBSERVATION_MISSING`` or ``OBSERVATION_STALE``.
+        """
+        age = now - self.newest().stamp
+        _check_age(ErrorCode.OBSERVATION_STALE, "observation", age, seconds_to_ns(max_age))
+
     def window(self, count: int, period: float, tolerance: float) -> list[Observation]:
         """``count`` different observations, ``period`` seconds apart, oldest first, ending at the
         newest.
@@ -276,6 +297,28 @@ class ObservationHistory:
                 )
             window.append(nearest)
         return window[::-1]
+
+
+def blank_window(embodiment: Embodiment, count: int, period: float) -> list[Observation]:
+    """Observations to warm a model up with: black pictures, joints in the middle of their range."""
+    middle = [
+        0.5 * (joint.min_position + joint.max_position)
+        if joint.min_position is not None and joint.max_position is not None
+        else 0.0
+        for joint in embodiment.joints
+    ]
+    return [
+        Observation(
+            stamp=seconds_to_ns(1.0 + index * period),
+            images={
+                name: np.zeros((camera.height, camera.width, 3), np.uint8)
+                for name, camera in embodiment.cameras.items()
+            },
+            position=np.asarray(middle, dtype=np.float64),
+            velocity=np.zeros(len(middle)),
+        )
+        for index in range(count)
+    ]
 
 
 def check_window(

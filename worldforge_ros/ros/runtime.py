@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
@@ -38,6 +39,10 @@ def run(factory: Callable[[], Node], args: list[str] | None = None) -> int:
         return EXIT_START_FAILED
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RCLError:
+        # A signal shuts the context down between two steps of the executor.
+        if rclpy.ok():
+            raise
     finally:
         if node is not None:
             node.destroy_node()

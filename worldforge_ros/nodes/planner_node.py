@@ -1,0 +1,287 @@
+"""The planner: from the newest observation to one chosen chunk, over two services."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.task import Future
+
+from worldforge_ros.embodiment import load_embodiment
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.msg import ActionChunk as ActionChunkMsg
+from worldforge_ros.msg import GateStatus, PlanReport
+from worldforge_ros.msg import Observation as ObservationMsg
+from worldforge_ros.observation import NANOSECONDS, ObservationHistory
+from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Trace
+from worldforge_ros.planning.selection import PLANNERS
+from worldforge_ros.ros import convert, qos, runtime
+from worldforge_ros.ros.diagnostics import Diagnostics
+from worldforge_ros.ros.parameters import Parameters
+from worldforge_ros.srv import ProposeActions, ScoreCandidates
+
+
+class PlannerNode(Node):
+    """Never waits: each call has a deadline, and a late reply belongs to an abandoned cycle."""
+
+    def __init__(self) -> None:
+        super().__init__("planner_node")
+        parameters = Parameters(self)
+        self._embodiment = load_embodiment(
+            parameters.text("embodiment", "pusht", "name or path of the embodiment file")
+        )
+        self._frame_id = parameters.text("frame_id", "base", "frame of the chunks")
+        planner = parameters.text(
+            "planner", "scored", "how a candidate is chosen", choices=PLANNERS
+        )
+        self._num_candidates = parameters.integer(
+            "num_candidates", 32, "candidates asked of the policy", minimum=1, maximum=65536
+        )
+        self._horizon = parameters.integer(
+            "horizon", 0, "actions in a candidate; 0: the policy's most", minimum=0, maximum=4096
+        )
+        replan_period = parameters.number(
+            "replan_period", 0.5, "seconds between two cycles", minimum=0.02, maximum=60.0
+        )
+        propose_timeout = parameters.number(
+            "propose_timeout", 2.0, "seconds to wait for candidates", minimum=0.01, maximum=600.0
+        )
+        score_timeout = parameters.number(
+            "score_timeout", 2.0, "seconds to wait for costs", minimum=0.01, maximum=600.0
+        )
+        self._seed = parameters.integer(
+            "seed",
+            -1,
+            "seed of the first cycle's candidates, then +1; -1: fresh",
+            minimum=-1,
+            maximum=2**31 - 1,
+        )
+        self._policy_history = parameters.integer(
+            "policy_history", 2, "observations that the policy looks at", minimum=1, maximum=64
+        )
+        self._diagnostics = Diagnostics(self)
+        rng = np.random.default_rng(None if self._seed < 0 else self._seed)
+        self._cycle = PlanningCycle(
+            CycleConfig(planner, replan_period, propose_timeout, score_timeout), rng
+        )
+        spec = self._embodiment.world_model
+        self._history = ObservationHistory(duration=2.0 + spec.history * spec.block_duration)
+        self._messages: dict[int, ObservationMsg] = {}
+        self._epoch = 0
+        self._sequence = 0
+        self._pending: tuple[Client, Future] | None = None
+
+        self._propose = self.create_client(ProposeActions, "propose_actions")
+        self._score = self.create_client(ScoreCandidates, "score_candidates")
+        self._chunks = self.create_publisher(ActionChunkMsg, "action_chunk/proposed", qos.CHUNK)
+        self._reports = self.create_publisher(PlanReport, "plan_report", qos.REPORT)
+        self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.CHUNK)
+        self.create_subscription(GateStatus, "safety_gate/status", self._on_gate, qos.LATCHED)
+        # Deadlines run in wall time: they must pass also when simulated time stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(0.02, self._expire, clock=steady)
+
+    def _on_gate(self, message: GateStatus) -> None:
+        self._epoch = message.epoch
+
+    def _on_observation(self, message: ObservationMsg) -> None:
+        try:
+            observation = convert.observation_from_msg(message, self._embodiment)
+            self._history.add(observation)
+            self._remember(observation.stamp, message)
+            if self._cycle.due(observation.stamp):
+                self._begin()
+        except Exception as error:
+            self._diagnostics.unexpected(error, "starting a cycle")
+
+    def _remember(self, stamp: int, message: ObservationMsg) -> None:
+        self._messages[stamp] = message
+        held = self._history.stamps()
+        self._messages = {key: self._messages[key] for key in held if key in self._messages}
+
+    def _messages_of(self, count: int, period: float) -> list[ObservationMsg]:
+        tolerance = self._embodiment.observation.tolerance
+        window = self._history.window(count, period, tolerance)
+        return [self._messages[item.stamp] for item in window]
+
+    def _begin(self) -> None:
+        # A window that is not full yet is no failed cycle: the next observation tries again.
+        try:
+            history = self._messages_of(self._policy_history, self._embodiment.policy.step)
+        except WorldForgeError as error:
+            if error.code is ErrorCode.HISTORY_TOO_SHORT:
+                return
+            raise
+        newest = self._history.newest()
+        age = (self.get_clock().now().nanoseconds - newest.stamp) / NANOSECONDS
+        ticket = self._cycle.start(newest, age, time.monotonic())
+        request = ProposeActions.Request(
+            history=history,
+            num_candidates=self._num_candidates,
+            mode="predict_chunk",
+            horizon=self._horizon,
+            embodiment_tag=self._embodiment.name,
+            seed=-1 if self._seed < 0 else self._seed + ticket,
+        )
+        self._call(self._propose, request, ErrorCode.PROPOSE_UNAVAILABLE, self._on_proposal)
+
+    def _call(self, client: Client, request: Any, absent: ErrorCode, then: Any) -> None:
+        ticket = self._cycle.ticket
+        if not client.service_is_ready():
+            error = mismatch(
+                absent, f"service {client.srv_name}", found="absent", expected="a running server"
+            )
+            self._report(self._cycle.failed(ticket, error, time.monotonic()))
+            return
+        future = client.call_async(request)
+        self._pending = (client, future)
+        future.add_done_callback(partial(self._reply, then, ticket))
+
+    def _reply(self, then: Any, ticket: int, future: Future) -> None:
+        if future.cancelled() or ticket != self._cycle.ticket:
+            return
+        now = time.monotonic()
+        try:
+            response = future.result()
+            if response.success:
+                self._report(then(ticket, response, now))
+                return
+            error = WorldForgeError(_code(response.error_code), response.message)
+        except Exception as unexpected:
+            error = self._diagnostics.unexpected(unexpected, "reading a reply")
+        self._report(self._cycle.failed(ticket, error, now))
+
+    def _on_proposal(self, ticket: int, response: Any, now: float) -> Trace | None:
+        candidates = convert.tensor_from_msg(response.candidates, "candidates")
+        if candidates.ndim != 4 or candidates.shape[0] != 1:
+            raise mismatch(
+                ErrorCode.TENSOR_SHAPE_MISMATCH,
+                "proposed candidates.shape",
+                found=list(candidates.shape),
+                expected="(1, samples, horizon, joints)",
+            )
+        if tuple(response.joint_names) != self._embodiment.joint_names:
+            raise mismatch(
+                ErrorCode.JOINT_NAMES_MISMATCH,
+                "proposed joint_names",
+                found=list(response.joint_names),
+                expected=list(self._embodiment.joint_names),
+            )
+        metadata = convert.from_key_values(response.metadata, "metadata")
+        trace = self._cycle.proposed(
+            ticket,
+            candidates[0],
+            convert.duration_to_seconds(response.step),
+            "policy",
+            metadata.get("model_id", ""),
+            float(metadata.get("model_latency_s", "0")),
+            now,
+        )
+        if trace is not None or ticket != self._cycle.ticket:
+            return trace
+        spec = self._embodiment.world_model
+        request = ScoreCandidates.Request(
+            history=self._messages_of(spec.history, spec.block_duration),
+            candidates=response.candidates,
+            action_space=ScoreCandidates.Request.EMBODIMENT,
+        )
+        self._call(self._score, request, ErrorCode.SCORE_UNAVAILABLE, self._on_scores)
+        return None
+
+    def _on_scores(self, ticket: int, response: Any, now: float) -> Trace | None:
+        metadata = convert.from_key_values(response.metadata, "metadata")
+        return self._cycle.scored(
+            ticket,
+            response.scores,
+            metadata.get("model_id", ""),
+            float(metadata.get("model_latency_s", "0")),
+            now,
+        )
+
+    def _expire(self) -> None:
+        trace = self._cycle.expire(time.monotonic())
+        if trace is None:
+            return
+        if self._pending is not None:
+            client, future = self._pending
+            client.remove_pending_request(future)
+            future.cancel()
+        self._report(trace)
+
+    def _report(self, trace: Trace | None) -> None:
+        if trace is None:
+            return
+        self._pending = None
+        sequence = self._publish_chunk(trace)
+        if trace.error is None:
+            self._diagnostics.ok()
+        else:
+            self._diagnostics.error(trace.error)
+        self._diagnostics.set(cycles=trace.cycle, deadline_misses=self._cycle.deadline_misses)
+        choice = trace.choice
+        candidates = trace.candidates
+        self._reports.publish(
+            PlanReport(
+                header=convert.header(self.get_clock().now().nanoseconds, self._frame_id),
+                cycle=trace.cycle,
+                outcome=trace.outcome,
+                message="" if trace.error is None else trace.error.message,
+                planner=trace.planner,
+                observation_stamp=convert.ns_to_stamp(trace.observation.stamp),
+                num_candidates=candidates.shape[0],
+                sources=list(trace.sources),
+                costs=trace.costs.tolist(),
+                chosen=-1 if choice is None else choice.index,
+                margin=math.nan if choice is None else choice.margin,
+                sequence=sequence,
+                candidates=convert.tensor_to_msg(candidates[np.newaxis]),
+                step=convert.seconds_to_duration(trace.step),
+                observation_latency=convert.seconds_to_duration(trace.observation_latency),
+                propose_latency=convert.seconds_to_duration(trace.propose_latency),
+                score_latency=convert.seconds_to_duration(trace.score_latency),
+                plan_latency=convert.seconds_to_duration(trace.plan_latency),
+                propose_model_latency=convert.seconds_to_duration(trace.propose_model_latency),
+                score_model_latency=convert.seconds_to_duration(trace.score_model_latency),
+                deadline_misses=self._cycle.deadline_misses,
+            )
+        )
+
+    def _publish_chunk(self, trace: Trace) -> int:
+        if trace.choice is None:
+            return 0
+        self._sequence += 1
+        chunk = ActionChunk(
+            stamp=trace.observation.stamp,
+            embodiment=self._embodiment.name,
+            joint_names=self._embodiment.joint_names,
+            step=trace.step,
+            actions=trace.candidates[trace.choice.index].astype(np.float64),
+            source=trace.sources[trace.choice.index],
+            epoch=self._epoch,
+            sequence=self._sequence,
+            observation_stamp=trace.observation.stamp,
+            cost=trace.choice.cost,
+            model_id=" ".join(trace.models),
+        )
+        self._chunks.publish(convert.chunk_to_msg(chunk, self._frame_id))
+        return self._sequence
+
+
+def _code(text: str) -> ErrorCode:
+    return ErrorCode(text) if text in ErrorCode.__members__ else ErrorCode.INTERNAL
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point."""
+    return runtime.run(PlannerNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Records of episodes: summary, annotated picture, report. Pure core: no ROS."""
