@@ -27,6 +27,8 @@ def main(venv: Path) -> int:
         for pattern, replacement in rules:
             new = pattern.sub(replacement, new)
         if new != old:
+            # The installer may have linked the file from its cache: replace it, never write into it.
+            path.unlink()
             path.write_text(new, encoding="utf-8")
             changed += 1
     return changed

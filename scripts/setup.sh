@@ -2,6 +2,7 @@
 # Sets up everything that the demo and the tests need, and builds the package with colcon.
 # With a ROS 2 distro sourced it uses that one; without, it installs ROS 2 from wheels:
 #   WORLDFORGE_ROS_DISTRO=jazzy (default) or kilted, WORLDFORGE_PYTHON=python3.11
+#   WORLDFORGE_WHEELS=1 takes the wheels although a distro is sourced (env.sh sets it for itself)
 # Running it again changes nothing and takes seconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,7 +40,8 @@ if [ "$(cat "$venv/.setup-stamp" 2>/dev/null)" != "$wanted" ]; then
   if [ "$source_of_ros" = wheels ]; then
     "$venv/bin/python" scripts/fix_wheel_paths.py "$venv"
   fi
-  VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
+  VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat --editable .
   rm -rf build install log
   echo "$wanted" > "$venv/.setup-stamp"
 fi
@@ -47,7 +49,7 @@ fi
 if [ "$source_of_ros" = wheels ]; then
   cat > env.sh <<ENV
 # Written by scripts/setup.sh; source it in bash: . ./env.sh
-export ROS_DISTRO=$distro ROS_VERSION=2 ROS_PYTHON_VERSION=3
+export ROS_DISTRO=$distro ROS_VERSION=2 ROS_PYTHON_VERSION=3 WORLDFORGE_WHEELS=1
 export ROS_AUTOMATIC_DISCOVERY_RANGE=\${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
 . "$venv/bin/activate"
 export AMENT_PREFIX_PATH="$venv" CMAKE_PREFIX_PATH="$venv"

@@ -126,7 +126,7 @@ PUSHT_ARGUMENTS: tuple[Argument, ...] = (
         "1.0",
         "Simulation speed against real time; unless it is 1, all nodes use the simulator's /clock.",
     ),
-    Argument("seed", "int", "0", "Seed of the simulator's first episode; each reset adds one."),
+    Argument("seed", "int", "0", "Seed of the simulated episode and of the policy's samples."),
     Argument(
         "arm",
         "text",
@@ -221,7 +221,9 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             env=model_env,
         ),
         _Node(
-            "planner_node", "planner_node", own(planner="planner", num_candidates="num_candidates")
+            "planner_node",
+            "planner_node",
+            own(planner="planner", num_candidates="num_candidates", seed="seed"),
         ),
         _Node("safety_gate_node", "safety_gate", {}),
         _Node(
@@ -242,6 +244,8 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
                 model_path="world_model",
             )
             | {
+                # A fresh simulator has the episode of its seed; a reset would take the next one.
+                "reset": ("sim", False),
                 "arm": ("arm", arm),
                 "duration": ("duration", float(values["duration"]) if record else 0.0),
             },

@@ -20,7 +20,7 @@ from worldforge_ros.msg import GateStatus, PlanReport
 from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.observation import NANOSECONDS, ObservationHistory
 from worldforge_ros.planning.chunk import ActionChunk
-from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Trace
+from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage, Trace
 from worldforge_ros.planning.selection import PLANNERS
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
@@ -184,7 +184,7 @@ class PlannerNode(Node):
             float(metadata.get("model_latency_s", "0")),
             now,
         )
-        if trace is not None or ticket != self._cycle.ticket:
+        if self._cycle.stage is not Stage.SCORING:
             return trace
         spec = self._embodiment.world_model
         request = ScoreCandidates.Request(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from worldforge_ros.bridges.policy import actions_to_setpoints, policy_features
 from worldforge_ros.embodiment import Embodiment, ImageFeature
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.observation import NANOSECONDS, Observation, check_window
+from worldforge_ros.observation import Observation, check_window
 from worldforge_ros.policies.base import Proposal
 
 if TYPE_CHECKING:
@@ -103,20 +103,6 @@ class LeRobotPolicy:
         if self.type == "diffusion":
             return int(self._policy.diffusion.num_inference_steps)
         return 1
-
-    def warm_up(self, num_candidates: int) -> float:
-        """Propose once from a blank observation, so that the first real call is not slower; seconds."""
-        cameras = self._embodiment.cameras.values()
-        images = {c.name: np.zeros((c.height, c.width, 3), dtype=np.uint8) for c in cameras}
-        rest = np.zeros(len(self._embodiment.joints))
-        step = round(self._embodiment.policy.step * NANOSECONDS)
-        history = [
-            Observation(stamp=(k + 1) * step, images=images, position=rest, velocity=rest)
-            for k in range(self.history)
-        ]
-        began = time.perf_counter()
-        self.propose(history, num_candidates, seed=0)
-        return time.perf_counter() - began
 
     def propose(
         self, history: Sequence[Observation], num_candidates: int, horizon: int = 0, seed: int = -1

@@ -160,17 +160,19 @@ def distro() -> str:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of what decides the figures; packages that are absent are left out."""
-    versions = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: _version(name) for name in _DISTRIBUTIONS}
+    return {"python": platform.python_version(), **{n: v for n, v in found.items() if v}}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def checkpoint_hashes(name: str, path: Path) -> dict[str, str]:
-    """SHA-256 of a checkpoint's weights: ``{name: ...}``, and ``{name/file: ...}`` for further files.
+    """SHA-256 of a checkpoint's weights: ``{name: ...}``, and ``{name/file: ...}`` for the rest.
 
     The main weights are ``model.*``, else ``weights.*``, else the largest file.
 
@@ -246,8 +248,9 @@ def table(summary: Mapping[str, Any]) -> str:
         f"   sent {counts['chunks_sent']}   approved {counts['chunks_approved']}"
         f"   rejected {counts['chunks_rejected']}" + (f" ({rejected})" if rejected else ""),
         f"run        {counts['observations']} observations   {counts['plans']} plans"
-        f"   {counts['executed_steps']} steps executed   {summary['deadline_misses']} deadline misses"
-        f"   {number(summary['duration'], 1)} s at {number(summary['realtime_factor'])} x real time",
+        f"   {counts['executed_steps']} steps executed   {summary['deadline_misses']} deadline"
+        f" misses   {number(summary['duration'], 1)} s at {number(summary['realtime_factor'])}"
+        " x real time",
         "",
         f"{'latency, ms':<22}{'p50':>9}{'p95':>9}{'max':>9}{'model':>9}{'ROS':>9}",
     ]

@@ -1,0 +1,138 @@
+"""The planner's choice and its cycle machine."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.observation import Observation
+from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage
+from worldforge_ros.planning.selection import choose
+
+RNG = np.random.default_rng(0)
+MS = 1_000_000
+
+
+def observation(stamp_ms: int) -> Observation:
+    return Observation(stamp_ms * MS, {}, np.zeros(2), np.zeros(2))
+
+
+@given(
+    st.lists(
+        st.one_of(st.floats(0, 1e6, width=32), st.just(math.nan)), min_size=1, max_size=40
+    ).filter(lambda costs: any(math.isfinite(cost) for cost in costs))
+)
+def test_scored_takes_the_first_minimum_and_never_a_nan(costs: list[float]) -> None:
+    choice = choose("scored", costs, len(costs), RNG)
+    finite = [cost for cost in costs if math.isfinite(cost)]
+    assert choice.cost == min(finite)
+    assert costs.index(min(finite)) == choice.index
+    if len(finite) > 1:
+        assert choice.margin == sorted(finite)[1] - min(finite)
+    else:
+        assert math.isnan(choice.margin)
+
+
+def test_first_and_random_do_not_need_costs() -> None:
+    assert choose("first", None, 5, RNG).index == 0
+    picks = {choose("random", None, 3, np.random.default_rng(seed)).index for seed in range(50)}
+    assert picks == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("planner", "costs", "count", "code"),
+    [
+        ("scored", None, 3, ErrorCode.COSTS_INVALID),
+        ("scored", [1.0, 2.0], 3, ErrorCode.COSTS_INVALID),
+        ("scored", [math.nan, math.inf], 2, ErrorCode.COSTS_INVALID),
+        ("scored", [], 0, ErrorCode.NO_CANDIDATES),
+        ("best", [1.0], 1, ErrorCode.INVALID_ARGUMENT),
+    ],
+)
+def test_bad_input_has_its_code(
+    planner: str, costs: list[float] | None, count: int, code: ErrorCode
+) -> None:
+    with pytest.raises(WorldForgeError) as caught:
+        choose(planner, costs, count, RNG)
+    assert caught.value.code is code
+
+
+def candidates(count: int = 3) -> np.ndarray:
+    return np.zeros((count, 5, 2), np.float32)
+
+
+def test_a_whole_cycle() -> None:
+    cycle = PlanningCycle(CycleConfig(replan_period=0.5))
+    assert cycle.due(1000 * MS)
+    ticket = cycle.start(observation(1000), 0.01, now=10.0)
+    assert cycle.stage is Stage.PROPOSING
+    assert not cycle.due(2000 * MS), "one cycle at a time"
+    assert cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.02, now=10.1) is None
+    assert cycle.stage is Stage.SCORING
+    trace = cycle.scored(ticket, [3.0, 1.0, 2.0], "w", 0.03, now=10.3)
+    assert trace is not None
+    assert trace.outcome == "OK"
+    assert trace.choice is not None
+    assert (trace.choice.index, trace.choice.margin) == (1, 1.0)
+    assert trace.propose_latency == pytest.approx(0.1)
+    assert trace.score_latency == pytest.approx(0.2)
+    assert trace.plan_latency == pytest.approx(0.3)
+    assert trace.models == ("p", "w")
+    assert cycle.stage is Stage.IDLE
+    assert not cycle.due(1400 * MS)
+    assert cycle.due(1500 * MS)
+
+
+def test_without_costs_the_cycle_ends_at_the_proposal() -> None:
+    cycle = PlanningCycle(CycleConfig(planner="first"))
+    ticket = cycle.start(observation(1), 0.0, now=0.0)
+    trace = cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1)
+    assert trace is not None
+    assert trace.choice is not None
+    assert trace.choice.index == 0
+
+
+@pytest.mark.parametrize("stage", [Stage.PROPOSING, Stage.SCORING])
+def test_a_missed_deadline_abandons_the_cycle_and_late_replies_are_ignored(stage: Stage) -> None:
+    cycle = PlanningCycle(CycleConfig(propose_timeout=1.0, score_timeout=2.0))
+    ticket = cycle.start(observation(1), 0.0, now=0.0)
+    limit = 1.0
+    if stage is Stage.SCORING:
+        cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.5)
+        limit = 2.5
+    assert cycle.expire(now=limit - 0.01) is None
+    trace = cycle.expire(now=limit)
+    assert trace is not None
+    assert trace.outcome == f"{'PROPOSE' if stage is Stage.PROPOSING else 'SCORE'}_DEADLINE_MISSED"
+    assert cycle.deadline_misses == 1
+    assert cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=3.0) is None
+    assert cycle.scored(ticket, [1.0, 2.0, 3.0], "w", 0.0, now=3.0) is None
+    assert cycle.failed(ticket, WorldForgeError(ErrorCode.INTERNAL, "late"), now=3.0) is None
+    assert cycle.stage is Stage.IDLE
+    assert cycle.due(2_000 * MS)
+    second = cycle.start(observation(2_000), 0.0, now=4.0)
+    assert cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=4.1) is None
+    assert cycle.stage is Stage.PROPOSING, "the old ticket does not advance the new cycle"
+    assert second == ticket + 1
+
+
+def test_wrong_number_of_costs_ends_the_cycle_with_its_code() -> None:
+    cycle = PlanningCycle(CycleConfig())
+    ticket = cycle.start(observation(1), 0.0, now=0.0)
+    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1)
+    trace = cycle.scored(ticket, [1.0], "w", 0.0, now=0.2)
+    assert trace is not None
+    assert trace.outcome == "COSTS_INVALID"
+    assert trace.choice is None
+
+
+def test_time_going_back_starts_a_cycle_at_once() -> None:
+    cycle = PlanningCycle(CycleConfig(planner="first", replan_period=0.5))
+    ticket = cycle.start(observation(90_000), 0.0, now=0.0)
+    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1)
+    assert cycle.due(1_000 * MS)

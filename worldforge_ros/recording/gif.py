@@ -1,0 +1,264 @@
+"""An annotated picture of an episode: what was proposed, what it would cost, what was chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.recording.log import EpisodeLog, GateSample, Picture, PlanSample
+
+SIZE = 480
+"""Side of the scene in pixels."""
+PANEL = 250
+FRAME_PERIOD = 0.2
+"""Seconds between two frames."""
+LAST_FRAME = 2.0
+"""Seconds that the last frame stays."""
+
+MOST_FRAMES = 170
+"""A longer episode is thinned out, so that the file stays small enough for a web page."""
+
+_SCALE = 2
+_INSET = 104
+_MARGIN = 16
+_BACKGROUND = (17, 22, 29)
+_TEXT = (230, 234, 240)
+_FAINT = (139, 150, 165)
+_RULE = (45, 54, 66)
+_WORST = np.array([247, 213, 164])
+_BEST = np.array([232, 110, 0])
+_CHOSEN = (200, 20, 60)
+_SETPOINT = (20, 24, 32)
+_MODES = {
+    "ARMED": (64, 192, 116),
+    "HOLDING": (240, 180, 60),
+    "DISARMED": (120, 130, 145),
+    "STOPPED": (240, 82, 82),
+}
+
+Colour = tuple[int, int, int]
+T = TypeVar("T")
+
+
+def write_gif(log: EpisodeLog, path: Path) -> None:
+    """Draw ``log`` at 5 frames a second.
+
+    :raises WorldForgeError: ``EPISODE_INCOMPLETE`` when no picture was recorded.
+    """
+    pictures = log.overview or log.camera
+    pictures = pictures[:: max(1, math.ceil(len(pictures) / MOST_FRAMES))]
+    if not pictures:
+        raise WorldForgeError(
+            ErrorCode.EPISODE_INCOMPLETE,
+            "pictures recorded are 0; expected at least 1 of the overview or a camera",
+        )
+    frames = [_frame(log, picture) for picture in pictures]
+    palette = _palette(frames)
+    indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    times = [picture.time for picture in pictures]
+    # GIF counts hundredths of a second; rounding end times, not durations, keeps the total right.
+    ends = [round((t - times[0]) * 100) for t in times[1:]]
+    durations = [10 * max(b - a, 2) for a, b in pairwise([0, *ends])]
+    indexed[0].save(
+        path,
+        save_all=True,
+        append_images=indexed[1:],
+        duration=[*durations, round(LAST_FRAME * 1000)],
+        loop=0,
+        disposal=1,
+        optimize=False,
+    )
+
+
+def _palette(frames: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all frames: a palette for each flickers and costs bytes."""
+    chosen = [frames[i] for i in sorted({round(x) for x in np.linspace(0, len(frames) - 1, 12)})]
+    width, height = chosen[0].size
+    sheet = Image.new("RGB", (width, height * len(chosen)))
+    for index, frame in enumerate(chosen):
+        sheet.paste(frame, (0, index * height))
+    return sheet.quantize(colors=160, method=Image.Quantize.MEDIANCUT)
+
+
+def _frame(log: EpisodeLog, picture: Picture) -> Image.Image:
+    plan = _last([p for p in log.plans if p.outcome == "OK"], picture.time)
+    gate = _last(log.gate, picture.time)
+    image = Image.new("RGB", (SIZE + PANEL, SIZE), _BACKGROUND)
+    image.paste(_scene(log, picture, plan), (0, 0))
+    _panel(image, log, picture, plan, gate)
+    return image
+
+
+def _last(samples: Sequence[T], time: float) -> T | None:
+    """The newest sample that is not later than ``time``; samples are in order of time."""
+    found = None
+    for sample in samples:
+        if sample.time > time:  # type: ignore[attr-defined]
+            break
+        found = sample
+    return found
+
+
+def _scene(log: EpisodeLog, picture: Picture, plan: PlanSample | None) -> Image.Image:
+    side = SIZE * _SCALE
+    image = Image.fromarray(picture.image()).resize((side, side), Image.Resampling.BICUBIC)
+    if log.extent is None:
+        return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    left, top, right, bottom = log.extent
+    origin, span = np.array([left, top]), np.array([right - left, bottom - top])
+
+    def pixels(points: npt.NDArray[np.float32]) -> list[tuple[float, float]]:
+        return [(float(x), float(y)) for x, y in (points - origin) / span * side]
+
+    draw = ImageDraw.Draw(image)
+    if plan is not None and plan.candidates.ndim == 3:
+        ranks = cost_strength(plan.costs, len(plan.candidates))
+        for index in np.argsort(ranks):
+            if index == plan.chosen:
+                continue
+            strength = ranks[index]
+            colour = _mix(_WORST, _BEST, strength)
+            width = _SCALE * (1 if strength < 0.7 else 2)
+            draw.line(pixels(plan.candidates[index]), fill=colour, width=width, joint="curve")
+        if 0 <= plan.chosen < len(plan.candidates):
+            path = pixels(plan.candidates[plan.chosen])
+            draw.line(path, fill=(255, 255, 255), width=7 * _SCALE, joint="curve")
+            draw.line(path, fill=_CHOSEN, width=3 * _SCALE, joint="curve")
+            for point in path[:-1]:
+                _disc(draw, point, 2.5 * _SCALE, _CHOSEN)
+            _disc(draw, path[-1], 6.5 * _SCALE, (255, 255, 255))
+            _disc(draw, path[-1], 4.5 * _SCALE, _CHOSEN)
+    setpoint = None
+    for chunk in log.chunks:
+        if chunk.start > picture.time:
+            break
+        setpoint = chunk.setpoint(picture.time)
+    if setpoint is not None and len(setpoint) == 2:
+        (x, y), reach = pixels(setpoint[None])[0], 9 * _SCALE
+        for width, colour in ((4 * _SCALE, (255, 255, 255)), (2 * _SCALE, _SETPOINT)):
+            draw.line([(x - reach, y), (x + reach, y)], fill=colour, width=width)
+            draw.line([(x, y - reach), (x, y + reach)], fill=colour, width=width)
+    return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def cost_strength(costs: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:
+    """How strongly each of ``count`` candidates is drawn: 1 for the lowest cost, 0 for the highest.
+
+    By rank, so that one outlier does not wash out the rest; a candidate without a cost gets 0.
+    """
+    strength = np.zeros(count)
+    if len(costs) != count:
+        return strength
+    known = np.flatnonzero(np.isfinite(costs))
+    order = known[np.argsort(costs[known], kind="stable")]
+    if len(order) == 1:
+        strength[order] = 1.0
+    elif len(order):
+        strength[order] = np.linspace(1.0, 0.0, len(order))
+    return strength
+
+
+def _mix(low: npt.NDArray[np.int_], high: npt.NDArray[np.int_], share: float) -> Colour:
+    red, green, blue = (round(float(v)) for v in low + (high - low) * share)
+    return red, green, blue
+
+
+def _disc(
+    draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: Colour
+) -> None:
+    x, y = centre
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
+
+def _panel(
+    image: Image.Image,
+    log: EpisodeLog,
+    picture: Picture,
+    plan: PlanSample | None,
+    gate: GateSample | None,
+) -> None:
+    draw = ImageDraw.Draw(image)
+    small, normal, large = (ImageFont.load_default(size) for size in (12, 14, 26))
+    left, right = SIZE + _MARGIN, SIZE + PANEL - _MARGIN
+
+    second = right - _INSET
+    for x, inset, caption in (
+        (left, _last(log.camera, picture.time), "camera"),
+        (second, log.goal, "goal"),
+    ):
+        draw.text((x, 14), caption, font=small, fill=_FAINT)
+        pixels = inset.image() if isinstance(inset, Picture) else inset
+        if pixels is not None:
+            small_picture = Image.fromarray(pixels).resize(
+                (_INSET, _INSET), Image.Resampling.BICUBIC
+            )
+            image.paste(small_picture, (x, 34))
+        draw.rectangle((x - 1, 33, x + _INSET, 34 + _INSET), outline=_RULE)
+
+    y = 34 + _INSET + 16
+    coverage = [value for time, value in log.coverage if time <= picture.time + 1e-6]
+    draw.text((left, y), "coverage", font=small, fill=_FAINT)
+    value = coverage[-1] if coverage else float("nan")
+    draw.text((left, y + 14), f"{value:.0%}" if coverage else "unknown", font=large, fill=_TEXT)
+    draw.text((right, y), "time", font=small, fill=_FAINT, anchor="ra")
+    draw.text((right, y + 14), f"{picture.time:.1f} s", font=large, fill=_TEXT, anchor="ra")
+    _curve(draw, log, picture.time, (left, y + 52, right, y + 104))
+
+    y += 122
+    mode = gate.mode if gate is not None else "unknown"
+    rows: list[tuple[str, str]] = []
+    if plan is not None:
+        finite = plan.costs[np.isfinite(plan.costs)]
+        if len(finite) and 0 <= plan.chosen < len(plan.costs):
+            rows.append(("cost, chosen", f"{plan.costs[plan.chosen]:.3g}"))
+            rows.append(("cost, median", f"{np.median(finite):.3g}"))
+        rows.append(("candidates", str(plan.num_candidates)))
+        rows.append(("plan latency", f"{plan.plan_latency * 1000:.0f} ms"))
+    if gate is not None and log.gate:
+        rows.append(("approved", str(gate.chunks_approved - log.gate[0].chunks_approved)))
+        rows.append(("rejected", str(gate.chunks_rejected - log.gate[0].chunks_rejected)))
+    draw.text((left, y), "gate", font=normal, fill=_FAINT)
+    colour = _MODES.get(mode, _FAINT)
+    box = draw.textbbox((right, y), mode, font=normal, anchor="ra")
+    _disc(draw, (box[0] - 12, (box[1] + box[3]) / 2), 4, colour)
+    draw.text((right, y), mode, font=normal, fill=colour, anchor="ra")
+    for name, text in rows:
+        y += 24
+        draw.line((left, y - 3, right, y - 3), fill=_RULE)
+        draw.text((left, y + 1), name, font=normal, fill=_FAINT)
+        draw.text((right, y + 1), text, font=normal, fill=_TEXT, anchor="ra")
+
+    y = SIZE - 20
+    legend = (("dear", _mix(_WORST, _BEST, 0.0), 1), ("cheap", _mix(_WORST, _BEST, 1.0), 2))
+    x = left
+    for name, colour, width in (*legend, ("chosen", _CHOSEN, 4)):
+        draw.line((x, y + 7, x + 16, y + 7), fill=colour, width=width)
+        draw.text((x + 21, y), name, font=small, fill=_FAINT)
+        x += 21 + round(draw.textlength(name, font=small)) + 14
+
+
+def _curve(
+    draw: ImageDraw.ImageDraw, log: EpisodeLog, now: float, box: tuple[int, int, int, int]
+) -> None:
+    """Coverage so far, on the time axis of the whole episode."""
+    left, top, right, bottom = box
+    draw.line((left, bottom, right, bottom), fill=_RULE)
+    draw.line((left, top, right, top), fill=_RULE)
+    total = max(log.duration, 1e-9)
+    points = [
+        (left + (right - left) * min(time / total, 1.0), bottom - (bottom - top) * min(value, 1.0))
+        for time, value in log.coverage
+        if time <= now + 1e-6
+    ]
+    if len(points) > 1:
+        draw.line(points, fill=_MODES["ARMED"], width=2, joint="curve")
+    if points:
+        _disc(draw, points[-1], 3, _MODES["ARMED"])

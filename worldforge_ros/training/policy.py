@@ -1,0 +1,432 @@
+"""Train the shipped PushT policy: LeRobot's Diffusion policy on keypoints read from the camera picture.
+
+Data are episodes of ``worldforge_ros.training.demos`` (one ``.npz`` each). Loss, noise schedule,
+normalisation and the written folder are LeRobot's own. The pre-processor gains one step,
+:class:`worldforge_ros.policies.keypoint_step.ImageToKeypoints`, which carries the network of
+``worldforge_ros.training.keypoints``; the policy is trained on what that network reads from the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from worldforge_ros.bridges.policy import setpoints_to_actions
+from worldforge_ros.embodiment import Embodiment, load_embodiment
+from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.policies.lerobot import WEIGHTS_FILE
+from worldforge_ros.training.keypoints import cosine_rate, load_network, predict
+
+if TYPE_CHECKING:
+    import torch
+
+    from worldforge_ros.policies.keypoint_network import KeypointNetwork
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+N_OBS_STEPS = 2
+HORIZON = 16
+SIDE = 512.0
+MIRRORED_CORNERS = (1, 0, 3, 2, 5, 4, 7, 6)
+"""Which corner of the block each corner becomes in a mirror along the block's stem."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training windows in the policy's units (environment units, mm), float32.
+
+    ``state`` (N, 2, 2), ``keypoints`` (N, 2, 16), ``action`` (N, 16, 2), ``is_pad`` (N, 16) bool. The second
+    observation is the present one; action 0 is the one before it, as LeRobot lays out a horizon.
+    """
+
+    state: FloatArray
+    keypoints: FloatArray
+    action: FloatArray
+    is_pad: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration in the policy's units: ``state`` (T, 2), ``keypoints`` (T, 16), ``label`` (T, 2)."""
+
+    state: FloatArray
+    keypoints: FloatArray
+    label: FloatArray
+    solved: bool
+
+
+def load_episodes(
+    folder: Path,
+    network: KeypointNetwork,
+    embodiment: Embodiment,
+    cache: Path,
+    *,
+    min_coverage: float,
+    limit: int | None = None,
+) -> list[Episode]:
+    """Episodes that reached ``min_coverage``, cut after they did; keypoints are cached in ``cache``.
+
+    :raises WorldForgeError: ``CHECKPOINT_MISSING`` without episodes.
+    """
+    files = sorted(folder.rglob("*.npz"))[:limit]
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    key = digest.hexdigest()[:12]
+    cache.mkdir(parents=True, exist_ok=True)
+    episodes = []
+    for file in files:
+        data = np.load(file, allow_pickle=False)
+        coverage = data["coverage"]
+        if coverage.max() < min_coverage:
+            continue
+        done = np.flatnonzero(coverage >= min_coverage)
+        stop = min(int(done[0]) + 1, len(data["label"]))
+        cached = cache / f"{file.stem}_{key}.npy"
+        if not cached.is_file():
+            np.save(cached, predict(network, data["images"]))
+        position = data["position"][:stop]
+        episodes.append(
+            Episode(
+                state=setpoints_to_actions(position, position[0], embodiment).astype(np.float32),
+                keypoints=np.load(cached)[:stop],
+                label=setpoints_to_actions(data["label"][:stop], position[0], embodiment).astype(
+                    np.float32
+                ),
+                solved=True,
+            )
+        )
+    if not episodes:
+        raise mismatch(
+            ErrorCode.CHECKPOINT_MISSING,
+            f"demonstrations in {folder}",
+            found=f"{len(files)} files, none that reached coverage {min_coverage}",
+            expected="episodes of worldforge_ros.training.demos",
+        )
+    return episodes
+
+
+def mirror(episode: Episode) -> Episode:
+    """The same demonstration seen in a mirror along the goal's stem.
+
+    The workspace, the goal (256, 256, 45 degrees) and the block are symmetric under
+    (x, y) -> (512 - y, 512 - x), so every demonstration is worth two.
+    """
+    points = episode.keypoints.reshape(-1, 8, 2)[:, MIRRORED_CORNERS]
+    return Episode(
+        state=SIDE - episode.state[:, ::-1],
+        keypoints=(SIDE - points[..., ::-1]).reshape(-1, 16),
+        label=SIDE - episode.label[:, ::-1],
+        solved=episode.solved,
+    )
+
+
+def make_windows(episodes: Sequence[Episode]) -> Windows:
+    """Every moment of every episode as one window.
+
+    Before the first moment the robot rested. After the last one a solved episode holds its last set-point;
+    in an unsolved one those actions are unknown and marked as padding, which the loss leaves out.
+    """
+    states, points, actions, pads = [], [], [], []
+    for episode in episodes:
+        count = len(episode.label)
+        now = np.arange(count)
+        seen = np.stack([np.maximum(now - 1, 0), now], axis=1)
+        wanted = now[:, None] + np.arange(1 - N_OBS_STEPS, HORIZON - N_OBS_STEPS + 1)
+        states.append(episode.state[seen])
+        points.append(episode.keypoints[seen])
+        actions.append(episode.label[wanted.clip(0, count - 1)])
+        beyond = wanted >= count
+        pads.append(np.zeros_like(beyond) if episode.solved else beyond)
+    return Windows(
+        state=np.concatenate(states).astype(np.float32),
+        keypoints=np.concatenate(points).astype(np.float32),
+        action=np.concatenate(actions).astype(np.float32),
+        is_pad=np.concatenate(pads),
+    )
+
+
+def statistics(windows: Windows) -> dict[str, dict[str, torch.Tensor]]:
+    """Minimum, maximum, mean and standard deviation of each feature, as LeRobot's data sets hold them."""
+    import torch
+
+    table = {
+        "observation.state": windows.state[:, -1],
+        "observation.environment_state": windows.keypoints[:, -1],
+        "action": windows.action.reshape(-1, 2),
+    }
+    return {
+        name: {
+            "min": torch.from_numpy(values.min(axis=0)),
+            "max": torch.from_numpy(values.max(axis=0)),
+            "mean": torch.from_numpy(values.mean(axis=0)),
+            "std": torch.from_numpy(values.std(axis=0)),
+        }
+        for name, values in table.items()
+    }
+
+
+def make_policy(down_dims: tuple[int, ...], kernel_size: int) -> Any:
+    """A new LeRobot ``DiffusionPolicy`` for keypoints and pusher position, DDIM with 10 steps."""
+    from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
+    from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+
+    config = DiffusionConfig(
+        device="cpu",
+        push_to_hub=False,
+        input_features={
+            "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+            "observation.environment_state": PolicyFeature(FeatureType.ENV, (16,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+        normalization_mapping={
+            "STATE": NormalizationMode.MIN_MAX,
+            "ENV": NormalizationMode.MIN_MAX,
+            "ACTION": NormalizationMode.MIN_MAX,
+        },
+        n_obs_steps=N_OBS_STEPS,
+        horizon=HORIZON,
+        n_action_steps=8,
+        down_dims=down_dims,
+        kernel_size=kernel_size,
+        noise_scheduler_type="DDIM",
+        num_train_timesteps=100,
+        num_inference_steps=10,
+        do_mask_loss_for_padding=True,
+    )
+    return DiffusionPolicy(config)
+
+
+def export(
+    policy: Any,
+    stats: Mapping[str, Mapping[str, torch.Tensor]],
+    network: KeypointNetwork,
+    folder: Path,
+) -> None:
+    """Write a LeRobot folder: configuration, weights, both processors and their states."""
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.processor.normalize_processor import NormalizerProcessorStep
+
+    from worldforge_ros.policies.keypoint_step import ImageToKeypoints
+
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocessor, postprocessor = make_pre_post_processors(policy.config, dataset_stats=stats)
+    step = ImageToKeypoints()
+    step.use(network)
+    steps = list(preprocessor.steps)
+    place = next(i for i, s in enumerate(steps) if isinstance(s, NormalizerProcessorStep))
+    preprocessor.steps = [*steps[:place], step, *steps[place:]]
+    policy.save_pretrained(folder)
+    preprocessor.save_pretrained(folder)
+    postprocessor.save_pretrained(folder)
+
+
+class Average:
+    """Exponential moving average of a model's parameters, with a warm-up."""
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self._decay = decay
+        self._steps = 0
+        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def update(self, model: torch.nn.Module) -> None:
+        """Move towards the model's parameters."""
+        import torch
+
+        self._steps += 1
+        keep = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                self.values[name].lerp_(parameter, 1.0 - keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"steps": self._steps, "values": self.values}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """From a checkpoint."""
+        self._steps = int(state["steps"])
+        self.values = dict(state["values"])
+
+    def write_to(self, model: torch.nn.Module) -> None:
+        """Replace the model's parameters by their averages."""
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self.values[name])
+
+
+def _batch(windows: Windows, index: npt.NDArray[Any]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {
+        "observation.state": torch.from_numpy(windows.state[index]),
+        "observation.environment_state": torch.from_numpy(windows.keypoints[index]),
+        "action": torch.from_numpy(windows.action[index]),
+        "action_is_pad": torch.from_numpy(windows.is_pad[index]),
+    }
+
+
+def _held_out_loss(policy: Any, preprocessor: Any, windows: Windows) -> float:
+    """LeRobot's loss on held-out windows with the same noise every time."""
+    import torch
+
+    index = np.linspace(0, len(windows) - 1, min(512, len(windows))).astype(int)
+    batch = _batch(windows, index)
+    pads = batch.pop("action_is_pad")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        prepared = {**preprocessor(batch), "action_is_pad": pads}
+        losses = [policy.forward(prepared)[0].item() for _ in range(4)]
+    return float(np.mean(losses))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Load, train with resume, and write the averaged weights as a LeRobot folder."""
+    import torch
+    from lerobot.policies.factory import make_pre_post_processors
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    work = Path(args.work)
+    network = load_network(Path(args.keypoints))
+    episodes = load_episodes(
+        Path(args.demos),
+        network,
+        load_embodiment("pusht"),
+        work / "keypoints",
+        min_coverage=args.min_coverage,
+        limit=args.limit,
+    )
+    held = max(1, len(episodes) // 25)
+    held_windows = make_windows(episodes[:held])
+    kept = episodes[held:]
+    windows = make_windows([*kept, *(mirror(episode) for episode in kept)])
+    print(
+        f"{len(kept)} episodes, {len(windows)} windows with their mirror images; "
+        f"{held} episodes held out",
+        flush=True,
+    )
+    policy = make_policy(tuple(args.down_dims), args.kernel_size)
+    stats = statistics(windows)
+    preprocessor, _ = make_pre_post_processors(policy.config, dataset_stats=stats)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=args.lr, betas=(0.95, 0.999), weight_decay=args.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine_rate(step, args.steps, min(300, args.steps // 10))
+    )
+    average = Average(policy, args.ema)
+    checkpoint = work / "policy_training.pt"
+    start = 0
+    if args.resume and checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=True)
+        policy.load_state_dict(saved["policy"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        average.load_state_dict(saved["average"])
+        start = saved["step"]
+    rng = np.random.default_rng([args.seed, start])
+    torch.manual_seed(args.seed + start)
+    log = (work / "policy_training.jsonl").open("a" if start else "w")
+    policy.train()
+    began = time.monotonic()
+    total = 0.0
+    for step in range(start, args.steps):
+        batch = _batch(windows, rng.integers(len(windows), size=args.batch))
+        points = batch["observation.environment_state"]
+        batch["observation.environment_state"] = points + args.noise * torch.randn_like(points)
+        pads = batch.pop("action_is_pad")
+        prepared = {**preprocessor(batch), "action_is_pad": pads}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            loss, _ = policy.forward(prepared)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update(policy)
+        total += loss.item()
+        if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
+            averaged = make_policy(tuple(args.down_dims), args.kernel_size)
+            average.write_to(averaged)
+            row = {
+                "step": step + 1,
+                "loss": total / ((step - start) % args.log_every + 1),
+                "held_out": _held_out_loss(averaged.eval(), preprocessor, held_windows),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+            total = 0.0
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            print(json.dumps(row), flush=True)
+            torch.save(
+                {
+                    "policy": policy.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "average": average.state_dict(),
+                    "step": step + 1,
+                },
+                checkpoint,
+            )
+            export(averaged, stats, network, Path(args.out))
+    log.close()
+    weights = Path(args.out) / WEIGHTS_FILE
+    with weights.open("rb") as file:
+        print(f"{weights}: sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this command."""
+    parser.add_argument("--demos", default="data/demos", help="folder of demonstration episodes")
+    parser.add_argument("--keypoints", default="data/keypoints/keypoints.safetensors")
+    parser.add_argument("--work", default="data/policy", help="folder of checkpoints and logs")
+    parser.add_argument("--out", default="models/pusht/policy", help="LeRobot folder to write")
+    parser.add_argument("--steps", type=int, default=7_000, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--ema", type=float, default=0.999, help="decay of the weight average")
+    parser.add_argument("--noise", type=float, default=1.0, help="noise on keypoints, mm")
+    parser.add_argument("--min-coverage", type=float, default=0.93, help="keep better episodes")
+    parser.add_argument("--down-dims", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--kernel-size", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=None, help="at most so many episode files")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--log-every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 0 on success."""
+    train(args)
+    return 0
+
+
+def main() -> int:
+    """Entry point of ``python -m worldforge_ros.training.policy``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
