@@ -1,4 +1,6 @@
-"""LeRobot checkpoints as policies: sampling on a tiny checkpoint, and every refusal while loading."""
+"""LeRobot checkpoints as policies: sampling on a tiny checkpoint, and every refusal while
+loading.
+"""
 
 from __future__ import annotations
 
@@ -410,9 +412,7 @@ def test_a_feature_nobody_supplies(checkpoint: Path, pusht: Embodiment) -> None:
         for name, feature in pusht.policy.features.items()
         if name != "observation.image"
     }
-    blind = dataclasses.replace(
-        pusht, policy=dataclasses.replace(pusht.policy, features=features)
-    )
+    blind = dataclasses.replace(pusht, policy=dataclasses.replace(pusht.policy, features=features))
     message = refused(checkpoint, blind, ErrorCode.POLICY_FEATURE_MISMATCH)
     assert "observation.environment_state" in message
     assert "not supplied" in message

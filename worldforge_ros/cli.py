@@ -26,7 +26,7 @@ EXIT_USAGE = 2
 
 TASKS = ("pusht",)
 TRAINING = {
-    "demos": "demonstrations",
+    "demos": "demos",
     "keypoints": "keypoints",
     "policy": "policy",
     "world-model": "world_model",
@@ -175,15 +175,12 @@ def _wants_help(rest: list[str]) -> bool:
 
 
 def _run_up(parsed: argparse.Namespace, rest: list[str]) -> int:
-    from worldforge_ros.bringup import TASKS as BRINGUPS
-
     if parsed.task is None or _wants_help(rest):
         print(_up_help(parsed))
         return EXIT_OK if _wants_help(rest) else EXIT_USAGE
     as_json = "--json" in rest
     quiet = "--quiet" in rest
     given = assignments([item for item in rest if item not in ("--json", "--quiet")])
-    table, _ = BRINGUPS[parsed.task]
     return _supervise(parsed.task, given, quiet=quiet, as_json=as_json)
 
 
@@ -193,7 +190,8 @@ def _up_help(parsed: argparse.Namespace) -> str:
     lines = [
         "usage: worldforge up TASK [NAME:=VALUE ...] [--quiet] [--json]",
         "",
-        f"{parsed.summary[0].upper()}{parsed.summary[1:]}. --NAME VALUE is the same as NAME:=VALUE.",
+        f"{parsed.summary[0].upper()}{parsed.summary[1:]}.",
+        "--NAME VALUE is the same as NAME:=VALUE.",
         "Ctrl-C stops everything; a process that dies is named and the others are stopped.",
         "",
         "  --quiet  leave out INFO and DEBUG lines",
@@ -299,6 +297,10 @@ def _episode(parsed: argparse.Namespace) -> tuple[int, Path]:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT, f"--set {both[0]}", found="given", expected="the option"
         )
+    if "ROS_DOMAIN_ID" not in os.environ:
+        # An episode is a closed world: nodes of another run on this machine must not take part.
+        os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+        print(f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}", flush=True)
     status = _supervise(
         parsed.task,
         {**arguments, **fixed},

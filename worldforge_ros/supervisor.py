@@ -110,7 +110,9 @@ class Console:
     def __init__(
         self, stream: TextIO, width: int = 0, colour: bool | None = None, quiet: bool = False
     ) -> None:
-        """:param quiet: leave out ROS log lines of level DEBUG and INFO."""
+        """:param quiet: leave out ROS log lines of level DEBUG and INFO, and the labels of a main
+        process.
+        """
         self._stream = stream
         self._width = width
         self._terminal = stream.isatty()
@@ -123,9 +125,12 @@ class Console:
         """Whether lines can be updated in place."""
         return self._terminal
 
-    def line(self, name: str, text: str, colour: int, important: bool = False) -> None:
-        """Print one line of ``name``."""
-        if self._quiet and not important and ("[INFO]" in text or "[DEBUG]" in text):
+    def line(self, name: str, text: str, colour: int, main: bool = False) -> None:
+        """Print one line of ``name``; ``main`` when the whole run is about this process."""
+        if self._quiet and ("[INFO]" in text or "[DEBUG]" in text):
+            return
+        if self._quiet and main:
+            self._write(f"{text}\n")
             return
         label = f"{name:<{self._width}} |"
         if self._colour:
@@ -327,7 +332,8 @@ class Supervisor:
             child.log.write(text + "\n")
             child.log.flush()
         if not self._stopping or child.command.exit_ends_all:
-            self._console.line(child.command.name, text, child.colour)
+            main = child.command.exit_ends_all
+            self._console.line(child.command.name, text, child.colour, main)
 
     def _reap(self, asked: bool) -> list[_Child]:
         """Children that ended since the last call, with the rest of their output shown."""
@@ -388,4 +394,4 @@ class Supervisor:
         self._selector.close()
 
     def _say(self, text: str) -> None:
-        self._console.line("worldforge", text, 1, important=True)
+        self._console.line("worldforge", text, 1)

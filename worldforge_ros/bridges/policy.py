@@ -1,7 +1,7 @@
 """Between observations and joint set-points in SI units and a policy's own features and units.
 
-A policy value is ``SI value * scale + offset`` per joint, as the embodiment says; the way back divides.
-Nothing here clips: a value outside the robot's limits is the gate's to refuse.
+A policy value is ``SI value * scale + offset`` per joint, as the embodiment says; the way back
+divides. Nothing here clips: a value outside the robot's limits is the gate's to refuse.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ def policy_features(
     """Every policy feature of the embodiment over a window of observations.
 
     :param history: T observations, oldest first.
-    :returns: feature name to float32 array: vectors (T, D) in policy units, pictures (T, 3, height, width)
-        RGB in 0..1 (``uint8 / 255``).
+    :returns: feature name to float32 array: vectors (T, D) in policy units, pictures (T, 3, height,
+        width) RGB in 0..1 (``uint8 / 255``).
     :raises WorldForgeError: ``OBSERVATION_MISSING`` for an empty window, ``CAMERA_MISSING`` or
-        ``IMAGE_SIZE_MISMATCH`` for pictures, ``TENSOR_SHAPE_MISMATCH`` or ``TENSOR_NOT_FINITE`` for joints.
+        ``IMAGE_SIZE_MISMATCH`` for pictures, ``TENSOR_SHAPE_MISMATCH`` or ``TENSOR_NOT_FINITE`` for
+        joints.
     """
     if not history:
         raise mismatch(
@@ -54,9 +55,9 @@ def actions_to_setpoints(
 ) -> FloatArray:
     """A policy's actions (..., J) in policy units to set-points (..., J) float64 in m or rad.
 
-    ``absolute`` actions are set-points: ``(action - offset) / scale``. ``relative`` ones are distances
-    from where the joints are now, the convention of policies that predict a whole chunk relative to the
-    observation it starts from: ``position + (action - offset) / scale``.
+    ``absolute`` actions are set-points: ``(action - offset) / scale``. ``relative`` ones are
+    distances from where the joints are now, the convention of policies that predict a whole chunk
+    relative to the observation it starts from: ``position + (action - offset) / scale``.
 
     :param position: joints (J,) in m or rad at the newest observation.
     :raises WorldForgeError: ``ACTION_DIM_MISMATCH``.
@@ -73,7 +74,8 @@ def actions_to_setpoints(
 def setpoints_to_actions(
     setpoints: npt.ArrayLike, position: npt.ArrayLike, embodiment: Embodiment
 ) -> FloatArray:
-    """Set-points (..., J) in m or rad to a policy's actions; the inverse of :func:`actions_to_setpoints`.
+    """Set-points (..., J) in m or rad to a policy's actions; the inverse of
+    :func:`actions_to_setpoints`.
 
     :raises WorldForgeError: ``ACTION_DIM_MISMATCH``.
     """

@@ -21,7 +21,8 @@ class Interval:
 
 
 def bootstrap_mean(values: npt.ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Mean of ``values`` (N,) and its 95 % percentile bootstrap interval, the same for the same input.
+    """Mean of ``values`` (N,) and its 95 % percentile bootstrap interval, the same for the same
+    input.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` when empty or not finite.
     """

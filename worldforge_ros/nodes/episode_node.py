@@ -135,14 +135,14 @@ class EpisodeNode(Node):
         self.create_subscription(GateStatus, "safety_gate/status", self._on_gate, _ALL_LATCHED)
         self.create_subscription(PlanReport, "plan_report", self._on_plan, _ALL)
         self._enable = self.create_client(SetBool, "safety_gate/enable")
-        self._services = {
+        self._needed = {
             "propose_actions": self.create_client(ProposeActions, "propose_actions"),
             "score_candidates": self.create_client(ScoreCandidates, "score_candidates"),
             "safety_gate/enable": self._enable,
         }
         if self._sim:
             self._reset = self.create_client(Trigger, "pusht_sim/reset")
-            self._services["pusht_sim/reset"] = self._reset
+            self._needed["pusht_sim/reset"] = self._reset
             self.create_subscription(Float64, "pusht_sim/coverage", self._on_coverage, _ALL_LATCHED)
         if self._record:
             self.create_subscription(Observation, "observation", self._on_observation, _ALL)
@@ -219,7 +219,7 @@ class EpisodeNode(Node):
     def _missing(self) -> list[str]:
         missing = [
             f"service {name}"
-            for name, client in self._services.items()
+            for name, client in self._needed.items()
             if not client.service_is_ready()
         ]
         if self._gate is None:

@@ -39,7 +39,7 @@ class PolicyNode(ModelNode[Policy]):
         )
         self._history = ObservationHistory(duration=10.0)
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.CHUNK)
-        self.create_service(ProposeActions, "propose_actions", self._on_request)
+        self.open_service(ProposeActions, "propose_actions", self._on_request)
 
     def load(self) -> Policy:
         """Load the checkpoint and run it until it is warm."""

@@ -51,7 +51,7 @@ class ScoreNode(ModelNode[Scorer]):
         self._history = ObservationHistory(duration=30.0)
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.CHUNK)
         self.create_subscription(Image, "goal_image", self._on_goal, qos.LATCHED)
-        self.create_service(ScoreCandidates, "score_candidates", self._on_request)
+        self.open_service(ScoreCandidates, "score_candidates", self._on_request)
 
     def load(self) -> Scorer:
         """Load the checkpoint and run it until it is warm."""

@@ -26,7 +26,9 @@ class Proposal:
 
 
 class Policy(Protocol):
-    """A loaded policy. It keeps no observation between calls: the caller passes the whole window."""
+    """A loaded policy. It keeps no observation between calls: the caller passes the whole
+    window.
+    """
 
     @property
     def model_id(self) -> str:

@@ -20,10 +20,12 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
 
 
 class KeypointNetwork(nn.Module):
-    """Picture (B, 3, 96, 96) float in 0..1 to keypoints (B, 16): x0, y0, x1, y1, ... in millimetres.
+    """Picture (B, 3, 96, 96) float in 0..1 to keypoints (B, 16): x0, y0, x1, y1, ... in
+    millimetres.
 
-    Two readings of the picture are joined: expected positions under a soft-max over feature maps (exact
-    in place, blind to identity) and a dense code of the coarse maps (knows which way the block faces).
+    Two readings of the picture are joined: expected positions under a soft-max over feature maps
+    (exact in place, blind to identity) and a dense code of the coarse maps (knows which way the
+    block faces).
     """
 
     def __init__(self, width: int = 24, maps: int = 32, hidden: int = 128) -> None:

@@ -1,8 +1,8 @@
 """A LeRobot processor step that turns the camera picture into the block's keypoints.
 
-Importing this module registers the step as ``worldforge_image_to_keypoints``, so that a LeRobot folder
-whose pre-processor names it can be loaded. The network's weights are the step's state: LeRobot writes
-them beside the checkpoint as a safetensors file.
+Importing this module registers the step as ``worldforge_image_to_keypoints``, so that a LeRobot
+folder whose pre-processor names it can be loaded. The network's weights are the step's state:
+LeRobot writes them beside the checkpoint as a safetensors file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ IMAGE_SHAPE = (3, IMAGE_SIZE, IMAGE_SIZE)
 @dataclass
 @ProcessorStepRegistry.register(name=STEP_NAME)
 class ImageToKeypoints(ProcessorStep):
-    """Replaces the picture ``image_key`` (..., 3, 96, 96) in 0..1 by keypoints ``output_key`` (..., 16) in mm.
+    """Replaces the picture ``image_key`` (..., 3, 96, 96) in 0..1 by keypoints ``output_key`` (...,
+    16) in mm.
 
-    The picture is taken out of the observation. Any leading dimensions (batch, batch and time) are kept.
+    The picture is taken out of the observation. Any leading dimensions (batch, batch and time) are
+    kept.
     """
 
     image_key: str = "observation.image"
@@ -48,8 +50,8 @@ class ImageToKeypoints(ProcessorStep):
     def __call__(self, transition: EnvTransition) -> EnvTransition:
         """Apply the network to the observation of ``transition``.
 
-        :raises WorldForgeError: ``CHECKPOINT_INVALID`` without weights, ``POLICY_FEATURE_MISMATCH`` when
-            the picture is missing, ``IMAGE_SIZE_MISMATCH`` when it has the wrong shape.
+        :raises WorldForgeError: ``CHECKPOINT_INVALID`` without weights, ``POLICY_FEATURE_MISMATCH``
+            when the picture is missing, ``IMAGE_SIZE_MISMATCH`` when it has the wrong shape.
         """
         observation = transition.get(TransitionKey.OBSERVATION)
         if observation is None:

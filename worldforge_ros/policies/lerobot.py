@@ -110,13 +110,13 @@ class LeRobotPolicy:
         """Sample ``num_candidates`` chunks (S, H, J) in one batch, conditioned once.
 
         Metadata: ``model_id``, ``sha256``, ``type``, ``device``, ``seed``, ``num_inference_steps``,
-        ``model_latency_s`` and ``spread``, the mean distance in m or rad between two candidates over steps
-        (of at most 128 candidates).
+        ``model_latency_s`` and ``spread``, the mean distance in m or rad between two candidates
+        over steps (of at most 128 candidates).
 
         :raises WorldForgeError: ``NO_CANDIDATES``, ``TOO_MANY_CANDIDATES``, ``HORIZON_INVALID``,
-            ``INVALID_ARGUMENT`` for a seed, ``DETERMINISTIC_POLICY`` for more than one candidate of a
-            policy without randomness, ``HISTORY_TOO_SHORT`` and other refusals of the observations,
-            ``MODEL_FAILED`` for a candidate that is not finite.
+            ``INVALID_ARGUMENT`` for a seed, ``DETERMINISTIC_POLICY`` for more than one candidate of
+            a policy without randomness, ``HISTORY_TOO_SHORT`` and other refusals of the
+            observations, ``MODEL_FAILED`` for a candidate that is not finite.
         """
         length = self._check_request(num_candidates, horizon, seed)
         spec = self._embodiment.policy
@@ -203,7 +203,9 @@ class LeRobotPolicy:
         return result
 
     def _batch(self, features: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, Any]:
-        """Pre-processed features with a batch dimension of one, and a time dimension where expected."""
+        """Pre-processed features with a batch dimension of one, and a time dimension where
+        expected.
+        """
         import torch
         from lerobot.utils.constants import OBS_IMAGES
 
@@ -268,15 +270,15 @@ def load_lerobot_policy(
 ) -> LeRobotPolicy:
     """Load a LeRobot checkpoint folder for ``embodiment``.
 
-    Nothing is downloaded, nothing is unpickled, and processor steps are built only from classes of LeRobot
-    and of this package. Weights are loaded strictly.
+    Nothing is downloaded, nothing is unpickled, and processor steps are built only from classes of
+    LeRobot and of this package. Weights are loaded strictly.
 
     :param threads: torch threads of this process.
     :param num_inference_steps: denoising steps of a diffusion policy; None keeps the checkpoint's.
-    :raises WorldForgeError: ``CHECKPOINT_MISSING``, ``CHECKPOINT_INVALID``, ``CHECKPOINT_UNTRUSTED``,
-        ``POLICY_TYPE_UNKNOWN``, ``POLICY_NOT_MIGRATED``, ``POLICY_STATISTICS_MISSING``,
-        ``POLICY_FEATURE_MISMATCH``, ``ACTION_DIM_MISMATCH``, ``DEVICE_UNAVAILABLE``,
-        ``DEPENDENCY_MISSING`` or ``INVALID_ARGUMENT``.
+    :raises WorldForgeError: ``CHECKPOINT_MISSING``, ``CHECKPOINT_INVALID``,
+        ``CHECKPOINT_UNTRUSTED``, ``POLICY_TYPE_UNKNOWN``, ``POLICY_NOT_MIGRATED``,
+        ``POLICY_STATISTICS_MISSING``, ``POLICY_FEATURE_MISMATCH``, ``ACTION_DIM_MISMATCH``,
+        ``DEVICE_UNAVAILABLE``, ``DEPENDENCY_MISSING`` or ``INVALID_ARGUMENT``.
     """
     folder = Path(path).expanduser().resolve()
     kind = _check_files(folder)
@@ -303,7 +305,8 @@ def load_lerobot_policy(
     config = _load_config(PreTrainedConfig, folder, kind)
     config.device = str(place)
     if getattr(config, "pretrained_backbone_weights", None) is not None:
-        # The folder's weights replace the backbone's; LeRobot would fetch them only to overwrite them.
+        # The folder's weights replace the backbone's; LeRobot would fetch them only to overwrite
+        # them.
         config.pretrained_backbone_weights = None
     _check_action(config, embodiment, folder)
     overrides = _device_override(folder, place)
@@ -472,7 +475,9 @@ def _load_weights(policy_class: Any, config: Any, folder: Path) -> Any:
 
 
 def _device_override(folder: Path, place: torch.device) -> dict[str, Any]:
-    """Where the pre-processor puts its tensors: the checkpoint names the device it was trained on."""
+    """Where the pre-processor puts its tensors: the checkpoint names the device it was trained
+    on.
+    """
     steps = _read_json(folder / PREPROCESSOR_FILE)["steps"]
     if any(step.get("registry_name") == "device_processor" for step in steps):
         return {"device_processor": {"device": str(place)}}
@@ -556,7 +561,9 @@ def _check_statistics(config: Any, preprocessor: Any, postprocessor: Any, folder
 
 
 def _normalisation(pipeline: Any) -> tuple[dict[str, bool], dict[str, str]]:
-    """Of a pipeline: which statistics it holds (and whether they are finite), and the mode by feature."""
+    """Of a pipeline: which statistics it holds (and whether they are finite), and the mode by
+    feature.
+    """
     import torch
     from lerobot.processor.normalize_processor import (
         NormalizerProcessorStep,

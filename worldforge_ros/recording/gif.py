@@ -237,7 +237,7 @@ def _panel(
         draw.text((right, y + 1), text, font=normal, fill=_TEXT, anchor="ra")
 
     y = SIZE - 20
-    legend = (("dear", _mix(_WORST, _BEST, 0.0), 1), ("cheap", _mix(_WORST, _BEST, 1.0), 2))
+    legend = (("costly", _mix(_WORST, _BEST, 0.0), 1), ("cheap", _mix(_WORST, _BEST, 1.0), 2))
     x = left
     for name, colour, width in (*legend, ("chosen", _CHOSEN, 4)):
         draw.line((x, y + 7, x + 16, y + 7), fill=colour, width=width)

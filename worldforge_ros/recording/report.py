@@ -1,11 +1,311 @@
-"""Report."""
+"""One self-contained HTML page about an episode: no script, no network."""
 
 from __future__ import annotations
-from collections.abc import Mapping
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from worldforge_ros.recording.log import EpisodeLog
+
+import numpy as np
+
+from worldforge_ros.recording.log import EpisodeLog, GateSample
+from worldforge_ros.recording.summary import latency_rows
+
+SUCCESS_COVERAGE = 0.95
+
+_STAGES = {
+    "image_to_observation": "image to observation",
+    "propose": "propose",
+    "score": "score",
+    "plan": "whole plan",
+    "gate": "gate verdict",
+    "capture_to_command": "capture to command",
+}
+_WIDTH, _HEIGHT = 760, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 30
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #ffffff; --card: #f6f8fa; --text: #1a2029;
+  --faint: #5d6877; --rule: #d8dee6; --accent: #c8143c; --good: #1c8a4b; --candidate: #e8912d;
+  --model: #3567c7; --ros: #9db4d8; --armed: #40b070; --holding: #e0a030; --disarmed: #9aa3af;
+  --stopped: #e04848; }
+@media (prefers-color-scheme: dark) { :root { --page: #11161d; --card: #1a212b; --text: #e6eaf0;
+  --faint: #94a0b0; --rule: #2d3642; --accent: #ff5c7c; --good: #4bd08a; --candidate: #f0a040;
+  --model: #6f9cf0; --ros: #3d5278; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 860px; padding: 40px 24px 80px; background: var(--page);
+  color: var(--text); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 { font-size: 18px; margin: 44px 0 8px; }
+p { margin: 0 0 12px; color: var(--faint); }
+img { display: block; width: 100%; max-width: 730px; border-radius: 8px; margin: 24px 0;
+  border: 1px solid var(--rule); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px;
+  margin: 24px 0; }
+.card { background: var(--card); border-radius: 8px; padding: 12px 16px; }
+.card b { display: block; font-size: 26px; font-weight: 600; line-height: 1.25;
+  font-variant-numeric: tabular-nums; }
+.card span { color: var(--faint); font-size: 13px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--rule); }
+th { font-weight: 500; color: var(--faint); font-size: 13px; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td.bar { width: 34%; padding-right: 0; }
+td.hash { text-align: left; font: 13px ui-monospace, monospace; word-break: break-all; }
+.track { display: flex; height: 12px; border-radius: 3px; overflow: hidden; }
+.legend { font-size: 13px; color: var(--faint); margin: 6px 0 0; }
+.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 2px;
+  margin: 0 5px 0 14px; }
+.legend i:first-child { margin-left: 0; }
+svg { display: block; width: 100%; height: auto; }
+svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
+.axis { stroke: var(--rule); } .goal { stroke: var(--good); stroke-dasharray: 4 4; }
+.line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
+.range { stroke: var(--candidate); stroke-width: 3; opacity: 0.4; stroke-linecap: round; }
+.median { stroke: var(--candidate); stroke-width: 2; } .dot { fill: var(--accent); }
+.ARMED { fill: var(--armed); background: var(--armed); }
+.HOLDING { fill: var(--holding); background: var(--holding); }
+.DISARMED { fill: var(--disarmed); background: var(--disarmed); }
+.STOPPED { fill: var(--stopped); background: var(--stopped); }
+"""
 
 
-def write_report(log: EpisodeLog, summary: Mapping[str, Any], picture: Path, path: Path) -> None:
-    path.write_text("")
+def write_report(
+    log: EpisodeLog, summary: Mapping[str, Any], picture: Path | None, path: Path
+) -> None:
+    """Write the page to ``path``, with the file ``picture`` embedded."""
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>Episode, seed {log.seed}</title><style>{_STYLE}</style></head><body>",
+        _headline(log, summary),
+        _embedded(picture),
+        _coverage(log),
+        _costs(log),
+        _latency(summary),
+        _gate(summary),
+        _provenance(summary),
+        "</body></html>\n",
+    ]
+    path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _headline(log: EpisodeLog, summary: Mapping[str, Any]) -> str:
+    counts, coverage = summary["counts"], summary["coverage"]
+    reaction = summary["latency_ms"]["capture_to_command"]
+    cards = [
+        (_percent(coverage["max"]), "highest coverage"),
+        (_percent(coverage["final"]), "final coverage"),
+        (str(counts["plans"]), "plans"),
+        (f"{counts['chunks_scored']:,}", "candidates scored"),
+        (f"{counts['chunks_approved']} / {counts['chunks_rejected']}", "approved / rejected"),
+        (str(counts["executed_steps"]), "steps executed"),
+        (f"{_number(reaction and reaction['p50'], 0)} ms", "capture to command, median"),
+        (str(summary["deadline_misses"]), "deadline misses"),
+    ]
+    body = "".join(f"<div class='card'><b>{b}</b><span>{s}</span></div>" for b, s in cards)
+    ended = f" · {escape(str(summary['ended']))}" if "ended" in summary else ""
+    return (
+        f"<h1>{escape(log.task[:1].upper() + log.task[1:]) or 'Episode'}</h1>"
+        f"<p>Seed {summary['seed']} · {summary['duration']:.1f} s at "
+        f"{_number(summary['realtime_factor'], 2)} x real time{ended}</p>"
+        f"<div class='cards'>{body}</div>"
+    )
+
+
+def _embedded(picture: Path | None) -> str:
+    if picture is None or not picture.is_file():
+        return ""
+    data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    return (
+        f"<img alt='The episode: candidates coloured by cost, the chosen one in red' "
+        f"src='data:image/gif;base64,{data}'>"
+        "<p>Orange: proposed chunks, stronger is cheaper. Red: the chosen one. "
+        "Cross: the set-point that the gate let through.</p>"
+    )
+
+
+class _Axes:
+    """A plot with time from 0 to ``duration`` seconds and values from ``low`` to ``high``."""
+
+    def __init__(self, duration: float, low: float, high: float) -> None:
+        self.duration = max(duration, 1e-9)
+        self.low = low
+        self.high = high if high > low else low + 1.0
+
+    def x(self, time: float) -> float:
+        share = min(max(time / self.duration, 0.0), 1.0)
+        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
+
+    def frame(self, ticks: Sequence[float], label: str) -> str:
+        parts = []
+        for value in ticks:
+            y = self.y(value)
+            parts.append(
+                f"<line class='axis' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y}' y2='{y}'/>"
+                f"<text x='{_LEFT - 6}' y='{y + 4}' text-anchor='end'>{label.format(value)}</text>"
+            )
+        parts += [
+            f"<text x='{self.x(time)}' y='{_HEIGHT - 10}' text-anchor='middle'>{time:g} s</text>"
+            for time in _ticks(0.0, self.duration, 6)
+        ]
+        return "".join(parts)
+
+
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """Round numbers from ``low`` to ``high``, about ``count`` of them."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = float(next(m * power for m in (1, 2, 5, 10) if m * power >= rough))
+    first = int(np.ceil(low / step - 1e-9))
+    last = int(np.floor(high / step + 1e-9))
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def _svg(body: str, title: str, height: int = _HEIGHT) -> str:
+    return (
+        f"<svg viewBox='0 0 {_WIDTH} {height}' role='img' aria-label='{escape(title)}'>{body}</svg>"
+    )
+
+
+def _coverage(log: EpisodeLog) -> str:
+    if not log.coverage:
+        return ""
+    axes = _Axes(log.duration, 0.0, 1.0)
+    points = " ".join(f"{axes.x(t)},{axes.y(v)}" for t, v in log.coverage)
+    goal = axes.y(SUCCESS_COVERAGE)
+    body = axes.frame((0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}")
+    body += f"<line class='goal' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{goal}' y2='{goal}'/>"
+    body += f"<polyline class='line' points='{points}'/>"
+    legend = "".join(f"<i class='{m}'></i>{m.lower()}" for m in _modes_seen(log.gate))
+    return (
+        f"<h2>Coverage of the goal</h2><p>Solved above {SUCCESS_COVERAGE:.0%} (dashed). The strip "
+        f"is the mode of the safety gate.</p>{_svg(body, 'coverage over time')}"
+        f"{_svg(_mode_strip(log, axes), 'gate mode over time', 14)}"
+        f"<p class='legend'>{legend}</p>"
+    )
+
+
+def _modes_seen(gate: Sequence[GateSample]) -> list[str]:
+    return sorted({escape(sample.mode) for sample in gate})
+
+
+def _mode_strip(log: EpisodeLog, axes: _Axes) -> str:
+    changes: list[GateSample] = []
+    for sample in log.gate:
+        if not changes or changes[-1].mode != sample.mode:
+            changes.append(sample)
+    ends = [later.time for _, later in pairwise(changes)] + [log.duration]
+    rectangles = []
+    for sample, end in zip(changes, ends, strict=True):
+        x, width = axes.x(sample.time), axes.x(end) - axes.x(sample.time)
+        rectangles.append(
+            f"<rect class='{escape(sample.mode)}' x='{x}' y='2' width='{max(width, 0):.1f}' "
+            "height='10'/>"
+        )
+    return "".join(rectangles)
+
+
+def _costs(log: EpisodeLog) -> str:
+    cycles = []
+    for plan in log.plans:
+        costs = plan.costs[np.isfinite(plan.costs)]
+        if plan.outcome == "OK" and len(costs) and 0 <= plan.chosen < len(plan.costs):
+            cycles.append((plan.time, costs, float(plan.costs[plan.chosen])))
+    if not cycles:
+        return ""
+    low = min(float(costs.min()) for _, costs, _ in cycles)
+    # A few absurd candidates must not flatten the rest of the plot.
+    high = float(np.percentile(np.concatenate([costs for _, costs, _ in cycles]), 99))
+    axes = _Axes(log.duration, min(low, 0.0) if low < 0 else low * 0.9, high)
+    ticks = _ticks(axes.low, axes.high, 4)
+    body = axes.frame(ticks, "{:.3g}")
+    for time, costs, chosen in cycles:
+        x, median = axes.x(time), axes.y(min(float(np.median(costs)), high))
+        top, bottom = axes.y(min(float(costs.max()), high)), axes.y(float(costs.min()))
+        body += f"<line class='range' x1='{x}' x2='{x}' y1='{top}' y2='{bottom}'/>"
+        body += f"<line class='median' x1='{x - 3}' x2='{x + 3}' y1='{median}' y2='{median}'/>"
+        body += f"<circle class='dot' cx='{x}' cy='{axes.y(min(chosen, high))}' r='3'/>"
+    return (
+        "<h2>World-model cost of every plan</h2><p>Bar: from the cheapest to the costliest candidate "
+        "(cut at the 99th percentile). Tick: median. Dot: the chosen one.</p>"
+        f"{_svg(body, 'costs over time')}"
+    )
+
+
+def _latency(summary: Mapping[str, Any]) -> str:
+    rows = latency_rows(summary)
+    longest = max((row["p50"] for row in rows if row["p50"] is not None), default=0.0)
+    body = []
+    for row in rows:
+        cells = "".join(f"<td>{_number(row[key])}</td>" for key in ("p50", "p95", "max"))
+        body.append(
+            f"<tr><td>{_STAGES[row['stage']]}</td>{cells}<td class='bar'>{_bar(row, longest)}</td>"
+            "</tr>"
+        )
+    return (
+        "<h2>Latency</h2><p>Milliseconds. The bar splits the median into the time inside a model "
+        "and the rest: transport, conversion, waiting. The last row spans all stages.</p>"
+        "<table><tr><th>stage</th><th>p50</th><th>p95</th><th>max</th><th></th></tr>"
+        f"{''.join(body)}</table>"
+        "<p class='legend'><i style='background: var(--model)'></i>model"
+        "<i style='background: var(--ros)'></i>ROS and everything else</p>"
+    )
+
+
+def _bar(row: Mapping[str, Any], longest: float) -> str:
+    if row["p50"] is None or longest <= 0:
+        return ""
+    width = 100.0 * row["p50"] / longest
+    model = 100.0 * row.get("model_share", 0.0)
+    rest = "faint" if row["stage"] == "capture_to_command" else "ros"
+    return (
+        f"<div class='track' style='width: {max(width, 0.5):.1f}%'>"
+        f"<div style='width: {model:.1f}%; background: var(--model)'></div>"
+        f"<div style='width: {100 - model:.1f}%; background: var(--{rest})'></div></div>"
+    )
+
+
+def _gate(summary: Mapping[str, Any]) -> str:
+    counts = summary["counts"]
+    rows = [("approved", counts["chunks_approved"])]
+    rows += list(counts["rejected_by_code"].items())
+    body = "".join(f"<tr><td>{escape(str(name))}</td><td>{n}</td></tr>" for name, n in rows)
+    outcomes = "".join(
+        f"<tr><td>{escape(str(name))}</td><td>{n}</td></tr>"
+        for name, n in counts["plans_by_outcome"].items()
+    )
+    return (
+        "<h2>Verdicts of the safety gate</h2>"
+        "<p>A rejected chunk may carry several codes.</p>"
+        f"<table><tr><th>verdict</th><th>chunks</th></tr>{body}</table>"
+        "<h2>Outcomes of planning cycles</h2>"
+        f"<table><tr><th>outcome</th><th>cycles</th></tr>{outcomes}</table>"
+    )
+
+
+def _provenance(summary: Mapping[str, Any]) -> str:
+    rows = [("ROS distribution", summary["distro"]), *summary["versions"].items()]
+    rows += [(f"{name}, SHA-256", value) for name, value in summary["checkpoints"].items()]
+    body = "".join(
+        f"<tr><td>{escape(str(name))}</td><td class='hash'>{escape(str(value))}</td></tr>"
+        for name, value in rows
+    )
+    return f"<h2>Provenance</h2><table>{body}</table>"

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
@@ -59,6 +60,12 @@ class ModelNode(LifecycleNode, Generic[M]):
     @abstractmethod
     def load(self) -> M:
         """Load and warm the model; runs beside the executor."""
+
+    def open_service(self, service: Any, name: str, callback: Callable[[Any, Any], Any]) -> None:
+        """Create a service whose callback awaits :meth:`answer`."""
+        # A callback that awaits holds its group, and a mutually exclusive one would block the rest
+        # of the node, the answer MODEL_BUSY included, until the model is done.
+        self.create_service(service, name, callback, callback_group=ReentrantCallbackGroup())
 
     async def answer(self, response: Any, prepare: Callable[[M], Callable[[], None]]) -> Any:
         """Answer a request: ``prepare`` checks it here, what it returns runs beside the executor.

@@ -74,14 +74,16 @@ class Worker(Generic[T]):
         self._job.add_done_callback(lambda done: self._finish(done, future))
         return future
 
-    def shutdown(self) -> None:
-        """Wait for the running job and end the thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    @staticmethod
-    def _finish(done: WorkerFuture[Any], future: Future) -> None:
+    def _finish(self, done: WorkerFuture[Any], future: Future) -> None:
         error = done.exception()
         if error is not None:
             future.set_exception(error)
         else:
             future.set_result(done.result())
+        # The executor polls an awaiting callback only when something happens.
+        if self._node.executor is not None:
+            self._node.executor.wake()
+
+    def shutdown(self) -> None:
+        """Wait for the running job and end the thread."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -17,8 +17,8 @@ FloatArray = npt.NDArray[np.float64]
 ROUNDING = 1e-6
 """Slack in m or rad on every comparison of positions.
 
-Chunks travel as float32: 0.512 becomes 0.51200002 in float64. One float32 rounding is at most 2.4e-7 below
-8 m or rad, a difference of two at most 5e-7.
+Chunks travel as float32: 0.512 becomes 0.51200002 in float64. One float32 rounding is at most
+2.4e-7 below 8 m or rad, a difference of two at most 5e-7.
 """
 
 
@@ -27,7 +27,8 @@ class JointLimits:
     """Limits (J,) float64 in contract order: m or rad, and m/s or rad/s.
 
     A bound that the embodiment leaves out is filled so that *nothing* satisfies it, and is named in
-    ``missing``: a gate with missing limits cannot be armed, and would refuse every chunk if it were.
+    ``missing``: a gate with missing limits cannot be armed, and would refuse every chunk if it
+    were.
     """
 
     names: tuple[str, ...]
@@ -45,7 +46,7 @@ class JointLimits:
         return beyond
 
     def rounded(self, positions: FloatArray) -> FloatArray:
-        """``positions`` (..., J) that passed :meth:`outside`, without the excess of float32 rounding.
+        """``positions`` (..., J) that are not :meth:`outside`, without the excess of rounding.
 
         Moves a value by :data:`ROUNDING` at most, so that a controller that compares exactly never
         sees a set-point outside its limits.
@@ -94,11 +95,12 @@ def _frozen(values: Sequence[float]) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Envelope:
-    """Where set-points may be without having moved faster than ``max_velocity`` on the whole.
+    """How far set-points have moved, over any stretch of the past at once.
 
-    ``high`` at time t is the minimum over all past set-points s(u) of ``s(u) + max_velocity * (t - u)``,
-    ``low`` likewise: a set-point s obeys the velocity limit since every past moment when it lies between
-    them. Each is one number per joint, whatever the length of the past.
+    ``high`` at time t is the minimum over all past set-points s(u) of s(u) + max_velocity (t - u),
+    ``low`` likewise the maximum of s(u) - max_velocity (t - u): a set-point between ``low - b`` and
+    ``high + b`` is never further than b from what the velocity limit allows since any past moment.
+    Each is one number per joint, whatever the length of the past.
     """
 
     position: FloatArray

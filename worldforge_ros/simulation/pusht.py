@@ -58,6 +58,7 @@ class PushTSimulation:
         self.image_size = image_size
         self._env = _make_env(image_size)
         self._env.reset(seed=0)
+        self._drop_contact_counter()
 
     def reset(self, seed: int | None = None, state: npt.ArrayLike | None = None) -> None:
         """Start an episode from gym-pusht's own distribution for ``seed``, or from ``state``
@@ -75,6 +76,13 @@ class PushTSimulation:
                 )
             options = {"reset_to_state": values}
         self._env.reset(seed=seed, options=options)
+        self._drop_contact_counter()
+
+    def _drop_contact_counter(self) -> None:
+        # gym-pusht counts contacts of collision type 0 in a Python callback that nothing here reads;
+        # it would cost more than the physics of a step in contact.
+        for shape in self._env.space.shapes:
+            shape.collision_type = 1
 
     @property
     def position(self) -> FloatArray:
@@ -132,6 +140,36 @@ class PushTSimulation:
                 v_y + (k_p * (target_y - y) - k_v * v_y) * dt,
             )
             space.step(dt)
+
+    def rollout(
+        self, state: npt.ArrayLike, velocities: npt.ArrayLike, every: int = 1
+    ) -> FloatArray:
+        """Block poses that pusher motions would bring about; the world ends as the last one left it.
+
+        The pusher is kinematic, so its motion is known before the physics runs.
+
+        :param state: (5,) where every motion starts, see :data:`STATE_FIELDS`.
+        :param velocities: (S, N, 2) pusher velocity in m/s during each physics step.
+        :param every: record a pose after this many physics steps; divides N.
+        :returns: (S, N // every, 3) block x, y in environment units and angle in radians.
+        """
+        speeds = np.asarray(velocities, dtype=np.float64) * UNITS_PER_METRE
+        samples, count = speeds.shape[:2]
+        if count % every:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT, "every", found=every, expected=f"a divisor of {count}"
+            )
+        poses = np.empty((samples, count // every, 3))
+        env = self._env
+        agent, block, step, dt = env.agent, env.block, env.space.step, env.dt
+        for sample, motion in enumerate(speeds.tolist()):
+            self.set_state(state)
+            for index in range(0, count, every):
+                for velocity in motion[index : index + every]:
+                    agent.velocity = velocity
+                    step(dt)
+                poses[sample, index // every] = (*block.position, block.angle)
+        return poses
 
     def coverage(self) -> float:
         """Share of the goal area that the block covers, 0 to 1."""

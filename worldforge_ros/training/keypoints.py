@@ -1,7 +1,8 @@
 """Train the picture-to-keypoints network of the shipped PushT policy on rendered states.
 
 The network becomes the state of a LeRobot processor step
-(:mod:`worldforge_ros.policies.keypoint_step`); this module renders, trains, measures and writes weights.
+(:mod:`worldforge_ros.policies.keypoint_step`); this module renders, trains, measures and writes
+weights.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def sample_state(rng: np.random.Generator) -> FloatArray:
 
 
 def render(count: int, seed: int, folder: Path) -> tuple[npt.NDArray[np.uint8], KeypointArray]:
-    """``count`` pictures (N, 96, 96, 3) uint8 and keypoints (N, 16) float32 in millimetres, cached."""
+    """``count`` pictures (N, 96, 96, 3) uint8 and keypoints (N, 16) float32 in millimetres,
+    cached.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     images_file = folder / f"images_{seed}_{count}.npy"
     points_file = folder / f"keypoints_{seed}_{count}.npy"
@@ -74,10 +77,12 @@ def render(count: int, seed: int, folder: Path) -> tuple[npt.NDArray[np.uint8], 
 
 
 def block_angle(points: npt.NDArray[Any]) -> FloatArray:
-    """Angle (N,) in radians of the least-squares rotation between the block's shape and ``points`` (N, 16).
+    """Angle (N,) in radians of the least-squares rotation between the block's shape and ``points``
+    (N, 16).
 
-    The rotation of 2-D Procrustes analysis: atan2 of the summed cross and dot products of the centred
-    points, here relative to the first reference, so that only differences of two results mean anything.
+    The rotation of 2-D Procrustes analysis: atan2 of the summed cross and dot products of the
+    centred points, here relative to the first reference, so that only differences of two results
+    mean anything.
     """
     shape = np.asarray(points, dtype=np.float64).reshape(-1, 8, 2)
     centred = shape - shape.mean(axis=1, keepdims=True)
@@ -99,7 +104,9 @@ def _reference_shape() -> FloatArray:
 
 @dataclass(frozen=True)
 class KeypointErrors:
-    """Errors on held-out states: distances in mm over all points, angles in degrees over pictures."""
+    """Errors on held-out states: distances in mm over all points, angles in degrees over
+    pictures.
+    """
 
     pictures: int
     mean_mm: float
@@ -163,7 +170,9 @@ def load_network(path: Path) -> KeypointNetwork:
 
 
 def cosine_rate(step: int, steps: int, warm_up: int) -> float:
-    """Share of the learning rate at ``step`` of ``steps``: a linear rise, then half a cosine down to 0."""
+    """Share of the learning rate at ``step`` of ``steps``: a linear rise, then half a cosine down
+    to 0.
+    """
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
@@ -180,7 +189,9 @@ def _augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def train(args: argparse.Namespace) -> KeypointErrors:
-    """Render, train with resume, measure on held-out states, write the weights and ``keypoints.json``."""
+    """Render, train with resume, measure on held-out states, write the weights and
+    ``keypoints.json``.
+    """
     import torch
     from safetensors.torch import save_file
 

@@ -1,9 +1,11 @@
-"""Train the shipped PushT policy: LeRobot's Diffusion policy on keypoints read from the camera picture.
+"""Train the shipped PushT policy: LeRobot's Diffusion policy on keypoints read from the camera
+picture.
 
 Data are episodes of ``worldforge_ros.training.demos`` (one ``.npz`` each). Loss, noise schedule,
 normalisation and the written folder are LeRobot's own. The pre-processor gains one step,
 :class:`worldforge_ros.policies.keypoint_step.ImageToKeypoints`, which carries the network of
-``worldforge_ros.training.keypoints``; the policy is trained on what that network reads from the pictures.
+``worldforge_ros.training.keypoints``; the policy is trained on what that network reads from the
+pictures.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from worldforge_ros.bridges.policy import setpoints_to_actions
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.policies.lerobot import WEIGHTS_FILE
+from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE
+from worldforge_ros.training.dataset import list_episodes, load_episode
 from worldforge_ros.training.keypoints import cosine_rate, load_network, predict
 
 if TYPE_CHECKING:
@@ -45,8 +49,9 @@ MIRRORED_CORNERS = (1, 0, 3, 2, 5, 4, 7, 6)
 class Windows:
     """Training windows in the policy's units (environment units, mm), float32.
 
-    ``state`` (N, 2, 2), ``keypoints`` (N, 2, 16), ``action`` (N, 16, 2), ``is_pad`` (N, 16) bool. The second
-    observation is the present one; action 0 is the one before it, as LeRobot lays out a horizon.
+    ``state`` (N, 2, 2), ``keypoints`` (N, 2, 16), ``action`` (N, 16, 2), ``is_pad`` (N, 16) bool.
+    The second observation is the present one; action 0 is the one before it, as LeRobot lays out a
+    horizon.
     """
 
     state: FloatArray
@@ -59,8 +64,10 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One demonstration in the policy's units: ``state`` (T, 2), ``keypoints`` (T, 16), ``label`` (T, 2)."""
+class Demonstration:
+    """One demonstration in the policy's units: ``state`` (T, 2), ``keypoints`` (T, 16), ``label``
+    (T, 2).
+    """
 
     state: FloatArray
     keypoints: FloatArray
@@ -68,7 +75,7 @@ class Episode:
     solved: bool
 
 
-def load_episodes(
+def load_demonstrations(
     folder: Path,
     network: KeypointNetwork,
     embodiment: Embodiment,
@@ -76,57 +83,62 @@ def load_episodes(
     *,
     min_coverage: float,
     limit: int | None = None,
-) -> list[Episode]:
-    """Episodes that reached ``min_coverage``, cut after they did; keypoints are cached in ``cache``.
+) -> list[Demonstration]:
+    """Demonstrations that reached ``min_coverage``; keypoints are cached in ``cache``.
 
-    :raises WorldForgeError: ``CHECKPOINT_MISSING`` without episodes.
+    A solved one is whole, with the set-points that hold still after success; another one ends where
+    its coverage was best.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` without any.
     """
-    files = sorted(folder.rglob("*.npz"))[:limit]
     digest = hashlib.sha256()
     for value in network.state_dict().values():
         digest.update(value.numpy().tobytes())
     key = digest.hexdigest()[:12]
     cache.mkdir(parents=True, exist_ok=True)
-    episodes = []
-    for file in files:
-        data = np.load(file, allow_pickle=False)
-        coverage = data["coverage"]
-        if coverage.max() < min_coverage:
+    paths = list_episodes(folder, ["demo"])[:limit]
+    demonstrations = []
+    for path in paths:
+        episode = load_episode(path)
+        best = int(episode.coverage.argmax())
+        if episode.coverage[best] < min_coverage:
             continue
-        done = np.flatnonzero(coverage >= min_coverage)
-        stop = min(int(done[0]) + 1, len(data["label"]))
-        cached = cache / f"{file.stem}_{key}.npy"
+        solved = bool(episode.coverage[best] > SUCCESS_COVERAGE)
+        stop = len(episode) if solved else best + 1
+        cached = cache / f"{path.stem}_{key}.npy"
         if not cached.is_file():
-            np.save(cached, predict(network, data["images"]))
-        position = data["position"][:stop]
-        episodes.append(
-            Episode(
-                state=setpoints_to_actions(position, position[0], embodiment).astype(np.float32),
+            np.save(cached, predict(network, episode.images))
+        here = episode.position[0]
+        demonstrations.append(
+            Demonstration(
+                state=_units(episode.position[:stop], here, embodiment),
                 keypoints=np.load(cached)[:stop],
-                label=setpoints_to_actions(data["label"][:stop], position[0], embodiment).astype(
-                    np.float32
-                ),
-                solved=True,
+                label=_units(episode.label[:stop], here, embodiment),
+                solved=solved,
             )
         )
-    if not episodes:
+    if not demonstrations:
         raise mismatch(
-            ErrorCode.CHECKPOINT_MISSING,
+            ErrorCode.INVALID_ARGUMENT,
             f"demonstrations in {folder}",
-            found=f"{len(files)} files, none that reached coverage {min_coverage}",
-            expected="episodes of worldforge_ros.training.demos",
+            found=f"{len(paths)} episodes, none that reached coverage {min_coverage}",
+            expected="good episodes of worldforge_ros.training.demos",
         )
-    return episodes
+    return demonstrations
 
 
-def mirror(episode: Episode) -> Episode:
+def _units(setpoints: FloatArray, position: FloatArray, embodiment: Embodiment) -> FloatArray:
+    return setpoints_to_actions(setpoints, position, embodiment).astype(np.float32)
+
+
+def mirror(episode: Demonstration) -> Demonstration:
     """The same demonstration seen in a mirror along the goal's stem.
 
     The workspace, the goal (256, 256, 45 degrees) and the block are symmetric under
     (x, y) -> (512 - y, 512 - x), so every demonstration is worth two.
     """
     points = episode.keypoints.reshape(-1, 8, 2)[:, MIRRORED_CORNERS]
-    return Episode(
+    return Demonstration(
         state=SIDE - episode.state[:, ::-1],
         keypoints=(SIDE - points[..., ::-1]).reshape(-1, 16),
         label=SIDE - episode.label[:, ::-1],
@@ -134,11 +146,12 @@ def mirror(episode: Episode) -> Episode:
     )
 
 
-def make_windows(episodes: Sequence[Episode]) -> Windows:
+def make_windows(episodes: Sequence[Demonstration]) -> Windows:
     """Every moment of every episode as one window.
 
-    Before the first moment the robot rested. After the last one a solved episode holds its last set-point;
-    in an unsolved one those actions are unknown and marked as padding, which the loss leaves out.
+    Before the first moment the robot rested. After the last one a solved episode holds its last
+    set-point; in an unsolved one those actions are unknown and marked as padding, which the loss
+    leaves out.
     """
     states, points, actions, pads = [], [], [], []
     for episode in episodes:
@@ -160,7 +173,9 @@ def make_windows(episodes: Sequence[Episode]) -> Windows:
 
 
 def statistics(windows: Windows) -> dict[str, dict[str, torch.Tensor]]:
-    """Minimum, maximum, mean and standard deviation of each feature, as LeRobot's data sets hold them."""
+    """Minimum, maximum, mean and standard deviation of each feature, as LeRobot's data sets hold
+    them.
+    """
     import torch
 
     table = {
@@ -233,6 +248,8 @@ def export(
     policy.save_pretrained(folder)
     preprocessor.save_pretrained(folder)
     postprocessor.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 class Average:
@@ -305,7 +322,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     work = Path(args.work)
     network = load_network(Path(args.keypoints))
-    episodes = load_episodes(
+    episodes = load_demonstrations(
         Path(args.demos),
         network,
         load_embodiment("pusht"),
@@ -394,7 +411,9 @@ def train(args: argparse.Namespace) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this command."""
-    parser.add_argument("--demos", default="data/demos", help="folder of demonstration episodes")
+    parser.add_argument(
+        "--demos", default="data/pusht/demos", help="folder of demonstration episodes"
+    )
     parser.add_argument("--keypoints", default="data/keypoints/keypoints.safetensors")
     parser.add_argument("--work", default="data/policy", help="folder of checkpoints and logs")
     parser.add_argument("--out", default="models/pusht/policy", help="LeRobot folder to write")
@@ -404,7 +423,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the weight average")
     parser.add_argument("--noise", type=float, default=1.0, help="noise on keypoints, mm")
-    parser.add_argument("--min-coverage", type=float, default=0.93, help="keep better episodes")
+    parser.add_argument("--min-coverage", type=float, default=0.8, help="keep better episodes")
     parser.add_argument("--down-dims", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--kernel-size", type=int, default=3)
     parser.add_argument("--limit", type=int, default=None, help="at most so many episode files")

@@ -1,0 +1,302 @@
+"""The one description of what runs, and the launch file that must say the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldforge_ros.bringup import (
+    MODEL_ENVIRONMENT,
+    PUSHT_ARGUMENTS,
+    Argument,
+    NodeSpec,
+    pusht_bringup,
+)
+from worldforge_ros.errors import ErrorCode, WorldForgeError
+
+ROOT = Path(__file__).resolve().parents[1]
+SIX = [
+    "observation_node",
+    "policy_node",
+    "score_node",
+    "planner_node",
+    "safety_gate",
+    "pusht_sim",
+]
+
+
+def bringup(**arguments: str) -> dict[str, NodeSpec]:
+    return {spec.name: spec for spec in pusht_bringup(arguments)}
+
+
+def test_default_runs_six_nodes_and_the_one_that_arms() -> None:
+    assert list(bringup()) == [*SIX, "episode_node"]
+
+
+def test_a_robot_is_never_armed_by_default() -> None:
+    assert list(bringup(sim="false")) == SIX[:-1]
+
+
+def test_a_robot_is_armed_only_when_asked_for() -> None:
+    episode = bringup(sim="false", arm="true")["episode_node"]
+    assert episode.parameters["arm"] is True
+    assert episode.parameters["sim"] is False
+
+
+def test_recording_a_robot_does_not_arm_it() -> None:
+    episode = bringup(sim="false", record="true")["episode_node"]
+    assert episode.parameters["arm"] is False
+    assert episode.parameters["record"] is True
+
+
+def test_only_a_recorded_episode_has_an_end() -> None:
+    assert bringup(duration="12")["episode_node"].parameters["duration"] == 0.0
+    assert bringup(duration="12", record="true")["episode_node"].parameters["duration"] == 12.0
+
+
+def test_only_the_episode_may_end_by_itself() -> None:
+    assert [s.name for s in bringup().values() if s.exit_ends_all] == ["episode_node"]
+
+
+def test_simulated_time_everywhere_or_nowhere() -> None:
+    real, slow = bringup(rate="1.0"), bringup(rate="0.5")
+    assert {s.parameters["use_sim_time"] for s in real.values()} == {False}
+    assert {s.parameters["use_sim_time"] for s in slow.values()} == {True}
+    assert real["pusht_sim"].parameters["publish_clock"] is False
+    assert slow["pusht_sim"].parameters["publish_clock"] is True
+    assert slow["pusht_sim"].parameters["rate"] == 0.5
+
+
+def test_arguments_reach_the_nodes_that_read_them() -> None:
+    specs = bringup(
+        policy_path="/p", world_model="/w", device="cuda", num_candidates="8", seed="5",
+        embodiment="/e.yaml", planner="random", output_dir="/out",
+    )  # fmt: skip
+    assert specs["policy_node"].parameters["policy_path"] == "/p"
+    assert specs["policy_node"].parameters["max_candidates"] == 8
+    assert specs["score_node"].parameters["model_path"] == "/w"
+    assert specs["policy_node"].parameters["device"] == "cuda"
+    assert specs["score_node"].parameters["device"] == "cuda"
+    assert specs["planner_node"].parameters["num_candidates"] == 8
+    assert specs["planner_node"].parameters["planner"] == "random"
+    assert specs["pusht_sim"].parameters["seed"] == 5
+    assert specs["episode_node"].parameters["output_dir"] == "/out"
+    assert {s.parameters["embodiment"] for s in specs.values()} == {"/e.yaml"}
+
+
+def test_model_processes_do_not_spin() -> None:
+    for spec in bringup().values():
+        expected = dict(MODEL_ENVIRONMENT) if spec.name in ("policy_node", "score_node") else {}
+        assert dict(spec.env) == expected
+    assert MODEL_ENVIRONMENT["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(("given_", "expected"), [("/", "/"), ("", "/"), ("arm", "/arm")])
+def test_namespace_is_absolute(given_: str, expected: str) -> None:
+    specs = bringup(namespace=given_)
+    assert {s.namespace for s in specs.values()} == {expected}
+    assert specs["pusht_sim"].full_name == f"{expected.rstrip('/')}/pusht_sim"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"rate": "0"}, "rate"),
+        ({"rate": "nan"}, "rate"),
+        ({"rate": "fast"}, "rate"),
+        ({"rate": "2", "sim": "false"}, "rate"),
+        ({"num_candidates": "0"}, "num_candidates"),
+        ({"num_candidates": "1.5"}, "num_candidates"),
+        ({"sim": "yes"}, "sim"),
+        ({"arm": "maybe"}, "arm"),
+        ({"planner": "best"}, "planner"),
+        ({"record": "true", "duration": "0"}, "duration"),
+        ({"polcy_path": "/p"}, "polcy_path"),
+        ({"params_file": "/nonexistent.yaml"}, "/nonexistent.yaml"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, str], field: str) -> None:
+    with pytest.raises(WorldForgeError) as caught:
+        pusht_bringup(arguments)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+    assert field in caught.value.message
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_are_parsed_exactly(value: float) -> None:
+    assert Argument("x", "float", "0", "").parse(repr(value)) == value
+
+
+def test_every_default_is_valid_and_described() -> None:
+    for argument in PUSHT_ARGUMENTS:
+        argument.parse(argument.default)
+        assert argument.description.endswith(".")
+
+
+def parameter_file(folder: Path, text: str) -> str:
+    path = folder / "params.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_parameter_file_sets_what_no_argument_sets(tmp_path: Path) -> None:
+    path = parameter_file(
+        tmp_path,
+        """
+        /**:
+          ros__parameters: {frame_id: world}
+        planner_node:
+          ros__parameters: {replan_period: 0.25, frame_id: base, nested: {deep: [1, 2]}}
+        """,
+    )
+    specs = bringup(params_file=path)
+    assert specs["observation_node"].parameters["frame_id"] == "world"
+    assert specs["planner_node"].parameters["frame_id"] == "base"
+    assert specs["planner_node"].parameters["replan_period"] == 0.25
+    assert specs["planner_node"].parameters["nested.deep"] == [1, 2]
+    assert "replan_period" not in specs["policy_node"].parameters
+
+
+def test_parameters_of_an_absent_simulator_are_no_error(tmp_path: Path) -> None:
+    path = parameter_file(tmp_path, "pusht_sim: {ros__parameters: {camera_rate: 20.0}}")
+    assert "pusht_sim" not in bringup(params_file=path, sim="false")
+    assert bringup(params_file=path)["pusht_sim"].parameters["camera_rate"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("planner_node: {ros__parameters: {num_candidates: 4}}", "argument num_candidates"),
+        ("/**: {ros__parameters: {use_sim_time: true}}", "argument rate"),
+        ("planer_node: {ros__parameters: {replan_period: 1.0}}", "planer_node"),
+        ("planner_node: {replan_period: 1.0}", "ros__parameters"),
+        ("planner_node: {ros__parameters: {mixed: [1, a]}}", "planner_node.mixed"),
+        ("- a list", "a mapping"),
+        ("{", "unreadable"),
+    ],
+)
+def test_a_parameter_file_that_would_be_ignored_is_refused(
+    tmp_path: Path, text: str, found: str
+) -> None:
+    with pytest.raises(WorldForgeError) as caught:
+        bringup(params_file=parameter_file(tmp_path, text))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+    assert found in caught.value.message
+
+
+def test_every_node_is_an_executable_of_the_package() -> None:
+    lines = (ROOT / "executables.txt").read_text().splitlines()
+    executables = dict(line.split(" = ") for line in lines if line.strip())
+    for spec in bringup().values():
+        assert executables[spec.executable] == f"{spec.module}:main"
+
+
+def declared_parameters(path: Path) -> set[str]:
+    """Names that a node file declares: first arguments of the calls that declare parameters."""
+    names = set()
+    for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+        if (
+            isinstance(call.func, ast.Attribute)
+            and call.func.attr in ("text", "integer", "number", "flag")
+            and call.args
+            and isinstance(call.args[0], ast.Constant)
+        ):
+            names.add(str(call.args[0].value))
+    return names
+
+
+@pytest.mark.parametrize("spec", pusht_bringup({}), ids=lambda spec: spec.name)
+def test_every_parameter_is_declared_by_its_node(spec: NodeSpec) -> None:
+    path = ROOT / "worldforge_ros" / "nodes" / f"{spec.executable}.py"
+    declared = declared_parameters(path)
+    if spec.executable in ("policy_node", "score_node"):
+        declared |= declared_parameters(ROOT / "worldforge_ros" / "ros" / "model_node.py")
+    # rclpy ignores an override of a parameter that no node declares.
+    assert set(spec.parameters) - {"use_sim_time"} <= declared
+
+
+# -- the launch file -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def launch_file() -> Any:
+    pytest.importorskip("launch_ros", reason="launch_ros is not installed")
+    spec = importlib.util.spec_from_file_location("pusht_launch", ROOT / "launch/pusht.launch.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def launched(module: Any, **arguments: str) -> tuple[Any, list[Any]]:
+    """Launch context and node actions for the given arguments."""
+    from launch.actions import OpaqueFunction
+
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update(arguments)
+    description = module.generate_launch_description()
+    result: list[Any] = []
+    for entity in description.entities:
+        visited = entity.visit(context)
+        if isinstance(entity, OpaqueFunction):
+            result += visited
+    return context, result
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"sim": "false"},
+        {"rate": "0.5", "num_candidates": "4", "record": "true", "namespace": "/left"},
+    ],
+)
+def test_launch_file_runs_what_the_description_says(
+    launch_file: Any, arguments: dict[str, str]
+) -> None:
+    from launch_ros.utilities import evaluate_parameters
+
+    context, actions = launched(launch_file, **arguments)
+    specs = pusht_bringup(arguments)
+    assert len(actions) == len(specs)
+    for action, spec in zip(actions, specs, strict=True):
+        action._perform_substitutions(context)
+        assert action.node_package == "worldforge_ros"
+        assert action.node_executable == spec.executable
+        assert action.node_name == spec.full_name
+        (parameters,) = evaluate_parameters(context, action._Node__parameters)
+        assert parameters == spec.parameters
+        env = {
+            "".join(part.text for part in key): "".join(part.text for part in value)
+            for key, value in action.additional_env or []
+        }
+        assert env == spec.env
+
+
+def test_launch_file_declares_every_argument_with_its_default(launch_file: Any) -> None:
+    declared = {a.name: a for a in launch_file.generate_launch_description().get_launch_arguments()}
+    assert list(declared) == [argument.name for argument in PUSHT_ARGUMENTS]
+    for argument in PUSHT_ARGUMENTS:
+        action = declared[argument.name]
+        assert "".join(part.text for part in action.default_value) == argument.default
+        assert action.description.startswith(argument.description)
+        assert tuple(action.choices or ()) == argument.choices
+
+
+@pytest.mark.parametrize("status", [0, 1, -9])
+def test_launch_fails_when_a_node_ends(launch_file: Any, status: int) -> None:
+    spec = NodeSpec("policy_node", "policy_node")
+    handler = launch_file.node(spec)._ExecuteLocal__on_exit
+    with pytest.raises(WorldForgeError, match=f"policy_node ended with status {status}"):
+        handler(SimpleNamespace(returncode=status), SimpleNamespace(is_shutdown=False))
+    assert handler(SimpleNamespace(returncode=status), SimpleNamespace(is_shutdown=True)) is None

@@ -1,0 +1,307 @@
+"""Lockstep episodes with stand-in models, and the statistics of an evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worldforge_ros.embodiment import Embodiment, load_embodiment
+from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.evaluation.lockstep import (
+    EpisodeResult,
+    Models,
+    Settings,
+    TrueOutcome,
+    evaluate,
+    run_episode,
+    summarise,
+)
+from worldforge_ros.evaluation.statistics import bootstrap_mean, ranks, spearman
+from worldforge_ros.observation import Observation
+from worldforge_ros.policies.base import Proposal
+from worldforge_ros.scorers.base import Scores
+
+pytest.importorskip("gym_pusht", reason="gym_pusht is not installed")
+
+from worldforge_ros.simulation.pusht import PushTSimulation
+
+
+class Wanderer:
+    """A policy whose candidates are short straight moves; remembers what it was asked."""
+
+    model_id = "wanderer"
+    history = 2
+    max_horizon = 17
+
+    def __init__(self, jump: float = 0.02) -> None:
+        self.jump = jump
+        self.calls: list[tuple[list[int], int, int, int]] = []
+
+    def propose(
+        self, history: Sequence[Observation], num_candidates: int, horizon: int = 0, seed: int = -1
+    ) -> Proposal:
+        self.calls.append(([item.stamp for item in history], num_candidates, horizon, seed))
+        rng = np.random.default_rng(seed)
+        angle = rng.uniform(-math.pi, math.pi, num_candidates)
+        ray = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        steps = np.arange(1, horizon + 1)[None, :, None]
+        moves = history[-1].position + self.jump * steps * ray[:, None]
+        return Proposal(
+            candidates=moves.clip(0.0, 0.512).astype(np.float32),
+            joint_names=("pusher_x", "pusher_y"),
+            step=0.1,
+            metadata={},
+        )
+
+
+class LastIsBest:
+    """A world model that likes the last candidate; remembers the histories it saw."""
+
+    model_id = "last"
+    block = 5
+
+    def __init__(self, history: int = 1) -> None:
+        self.history = history
+        self.seen: list[tuple[list[int], Any]] = []
+
+    def score(
+        self,
+        history: Sequence[Observation],
+        goal: Any,
+        candidates: Any,
+        action_history: Any = None,
+        objective: str = "",
+    ) -> Scores:
+        assert goal.shape == (96, 96, 3)
+        self.seen.append(([item.stamp for item in history], action_history))
+        costs = -np.arange(len(candidates), dtype=np.float32)
+        return Scores(costs=costs, best_index=len(costs) - 1, metadata={})
+
+
+@pytest.fixture(scope="module")
+def pusht() -> Embodiment:
+    return load_embodiment("pusht")
+
+
+@pytest.fixture(scope="module")
+def world() -> PushTSimulation:
+    return PushTSimulation()
+
+
+def settings(**changes: Any) -> Settings:
+    return dataclasses.replace(Settings(candidates=4, steps=20, execute_steps=6), **changes)
+
+
+def test_standing_still_changes_nothing(pusht: Embodiment, world: PushTSimulation) -> None:
+    result = run_episode("still", 9000, settings(), Models(pusht), world)
+    assert result.steps == 20
+    assert result.decisions == 0
+    assert result.max_coverage == result.initial_coverage == result.final_coverage
+    assert not result.success
+
+
+def test_windows_horizon_and_replanning(pusht: Embodiment, world: PushTSimulation) -> None:
+    policy = Wanderer()
+    result = run_episode("first", 9000, settings(), Models(pusht, policy), world)
+    # The second frame is the first that has a predecessor; then every sixth step: 1, 7, 13, 19.
+    assert result.decisions == 4
+    newest = [stamps[-1] for stamps, *_ in policy.calls]
+    assert newest == [round(1e8) * (step + 1) for step in (1, 7, 13, 19)]
+    assert all(stamps[1] - stamps[0] == 100_000_000 for stamps, *_ in policy.calls)
+    assert {(count, horizon) for _, count, horizon, _ in policy.calls} == {(1, 15)}
+    assert len({seed for *_, seed in policy.calls}) == 4
+    assert result.rejected == {}
+
+
+def test_an_episode_is_deterministic(pusht: Embodiment, world: PushTSimulation) -> None:
+    for planner in ("random", "oracle"):
+        first, second = (
+            run_episode(planner, 9001, settings(), Models(pusht, Wanderer()), world)
+            for _ in range(2)
+        )
+        same = {"ms_per_decision": 0.0, "spearman": 0.0}
+        assert dataclasses.replace(first, **same) == dataclasses.replace(second, **same)
+
+
+def test_scored_follows_the_world_model(pusht: Embodiment, world: PushTSimulation) -> None:
+    policy, scorer = Wanderer(), LastIsBest()
+    run_episode("scored", 9000, settings(steps=8), Models(pusht, policy, scorer), world)
+    ended = world.position
+    _, count, _, seed = policy.calls[0]
+    world.reset(seed=9000)
+    start = world.position
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(-math.pi, math.pi, count)[-1]
+    moved = ended - start
+    # Seven steps of the first chosen chunk: the pusher went where the last candidate pointed.
+    assert math.cos(math.atan2(moved[1], moved[0]) - angle) > 0.9
+
+
+def test_a_world_model_that_looks_back_gets_frames_and_set_points(
+    pusht: Embodiment, world: PushTSimulation
+) -> None:
+    policy, scorer = Wanderer(), LastIsBest(history=2)
+    result = run_episode("scored", 9000, settings(), Models(pusht, policy, scorer), world)
+    # Frames one block of 0.5 s apart: the first decision waits until step 5.
+    stamps, past = scorer.seen[0]
+    assert stamps == [100_000_000, 600_000_000]
+    assert past.shape == (5, 2)
+    assert result.decisions == 3
+
+
+def test_a_refused_chunk_is_counted_and_not_executed(
+    pusht: Embodiment, world: PushTSimulation
+) -> None:
+    policy = Wanderer(jump=0.3)
+    result = run_episode("first", 9000, settings(steps=3), Models(pusht, policy), world)
+    assert result.rejected_chunks == 1
+    assert "SEAM_MEASURED" in result.rejected or "VELOCITY_LIMIT" in result.rejected
+    ended = world.position
+    world.reset(seed=9000)
+    np.testing.assert_allclose(ended, world.position, atol=1e-9)
+
+
+def test_the_true_outcome_prefers_the_push_towards_the_goal(world: PushTSimulation) -> None:
+    x, y, angle = world.goal_pose
+    world.reset(seed=0)
+    world.set_state([x - 150.0, y, x - 40.0, y, angle])
+    place = world.position
+    push = place + np.linspace(0, 0.08, 15)[:, None] * (1.0, 0.0)
+    away = place - np.linspace(0, 0.05, 15)[:, None] * (1.0, 0.0)
+    before = world.state
+    costs = TrueOutcome().costs(world, np.stack([away, push]))
+    np.testing.assert_array_equal(world.state, before)
+    assert costs[0] == pytest.approx(0.04, abs=1e-6)
+    assert costs[1] < costs[0]
+
+
+def test_oracle_takes_what_ends_best(pusht: Embodiment, world: PushTSimulation) -> None:
+    class TwoWays(Wanderer):
+        def propose(self, history: Any, *_: Any, **__: Any) -> Proposal:
+            place = history[-1].position
+            ramp = np.linspace(0, 0.08, 15)[:, None]
+            moves = np.stack([place - ramp * (0.5, 0.0), place + ramp * (1.0, 0.0)])
+            return Proposal(moves.astype(np.float32), ("pusher_x", "pusher_y"), 0.1, {})
+
+    x, y, angle = world.goal_pose
+
+    class Prepared:
+        """The world, but every episode starts left of a block that is left of the goal."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world, name)
+
+        def reset(self, seed: int | None = None) -> None:
+            world.reset(seed=seed)
+            world.set_state([x - 150.0, y, x - 40.0, y, angle])
+
+    models = Models(pusht, TwoWays())
+    result = run_episode("oracle", 0, settings(steps=26, candidates=2), models, Prepared())  # type: ignore[arg-type]
+    assert world.state[2] > x - 40.0 + 5.0
+    assert result.max_coverage > result.initial_coverage
+
+
+def test_a_horizon_shorter_than_a_block_is_refused(
+    pusht: Embodiment, world: PushTSimulation
+) -> None:
+    policy = Wanderer()
+    policy.max_horizon = 4
+    with pytest.raises(WorldForgeError) as caught:
+        run_episode("first", 0, settings(), Models(pusht, policy), world)
+    assert caught.value.code is ErrorCode.HORIZON_NOT_WHOLE_BLOCKS
+
+
+def episode(planner: str, seed: int, coverage: float, **changes: Any) -> EpisodeResult:
+    result = EpisodeResult(
+        planner=planner,
+        seed=seed,
+        initial_coverage=0.1,
+        max_coverage=coverage,
+        final_coverage=coverage,
+        success=coverage > 0.95,
+        steps=300,
+        decisions=50,
+        ms_per_decision=20.0,
+        spearman=math.nan,
+        rejected_chunks=0,
+        rejected={},
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def test_the_summary_by_hand() -> None:
+    chosen = settings(planners=("first", "random", "scored"), seeds=(3, 4))
+    figures = summarise(
+        [
+            episode("scored", 3, 0.9, spearman=0.5),
+            episode("scored", 4, 1.0, spearman=0.1),
+            episode("first", 4, 0.6),
+            episode("first", 3, 0.8),
+            episode("random", 3, 0.2, ms_per_decision=40.0, rejected_chunks=2),
+            episode("random", 4, 0.4),
+        ],
+        chosen,
+    )
+    assert figures["planners"]["first"]["mean"] == pytest.approx(0.7)
+    assert figures["planners"]["first"]["ci_low"] == pytest.approx(0.6)
+    assert figures["planners"]["first"]["ci_high"] == pytest.approx(0.8)
+    assert figures["planners"]["scored"]["success"] == 0.5
+    assert figures["planners"]["random"]["ms_per_decision"] == 30.0
+    assert figures["planners"]["random"]["rejected_chunks"] == 2
+    assert figures["paired"]["scored-first"]["mean"] == pytest.approx(0.25)
+    assert figures["paired"]["scored-first"]["ci_low"] == pytest.approx(0.1)
+    assert figures["paired"]["scored-random"]["mean"] == pytest.approx(0.65)
+    assert figures["spearman"] == pytest.approx(0.3)
+    assert figures["episodes"] == 2
+    assert figures["seeds"] == [3, 4]
+
+
+def test_evaluate_runs_every_seed_in_processes() -> None:
+    chosen = Settings(planners=("still",), seeds=(9000, 9001), steps=2)
+    figures = evaluate(chosen, jobs=2, progress=False)
+    assert [row["seed"] for row in figures["results"]] == [9000, 9001]
+    assert figures["planners"]["still"]["success"] == 0.0
+
+
+def test_a_missing_checkpoint_is_reported_from_a_worker(tmp_path: Any) -> None:
+    chosen = Settings(planners=("first",), seeds=(0,), policy=str(tmp_path / "absent"))
+    with pytest.raises(WorldForgeError) as caught:
+        evaluate(chosen, jobs=2, progress=False)
+    assert caught.value.code is ErrorCode.CHECKPOINT_MISSING
+
+
+def test_the_bootstrap_interval_of_a_known_sample() -> None:
+    interval = bootstrap_mean([0.0, 1.0] * 50)
+    assert interval.mean == 0.5
+    # Standard error 0.05: a 95 % interval of about 0.5 -+ 0.098.
+    assert interval.low == pytest.approx(0.402, abs=0.015)
+    assert interval.high == pytest.approx(0.598, abs=0.015)
+    assert bootstrap_mean([0.0, 1.0] * 50) == interval
+    for bad in ([], [float("nan")]):
+        with pytest.raises(WorldForgeError):
+            bootstrap_mean(bad)
+
+
+def test_ranks_share_ties() -> None:
+    assert ranks([30.0, 10.0, 20.0, 10.0]).tolist() == [4.0, 1.5, 3.0, 1.5]
+
+
+def test_spearman_by_hand() -> None:
+    # d = (1, -1, 0, 0): 1 - 6 * 2 / (4 * 15) = 0.8
+    assert spearman([1, 2, 3, 4], [20, 10, 30, 40]) == pytest.approx(0.8)
+    assert spearman([1, 2, 3], [9, 4, 1]) == pytest.approx(-1.0)
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+    with pytest.raises(WorldForgeError):
+        spearman([1.0], [2.0])
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=20, unique=True))
+def test_spearman_ignores_a_monotone_change(values: list[int]) -> None:
+    assert spearman(values, [math.atan(value) for value in values]) == pytest.approx(1.0)

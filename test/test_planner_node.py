@@ -1,0 +1,305 @@
+"""The planner as a process over real DDS; what it calls is played by the test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.task import Future
+from ros_support import NodeProcess, Ros
+
+from worldforge_ros.embodiment import load_embodiment
+from worldforge_ros.msg import ActionChunk, GateStatus, PlanReport
+from worldforge_ros.msg import Observation as ObservationMsg
+from worldforge_ros.observation import Observation
+from worldforge_ros.ros import convert, qos
+from worldforge_ros.srv import ProposeActions, ScoreCandidates
+
+PUSHT = load_embodiment("pusht")
+RNG = np.random.default_rng(0)
+CANDIDATES = RNG.uniform(0.1, 0.4, (1, 4, 15, 2)).astype(np.float32)
+COSTS = [3.0, math.nan, 1.0, 2.0]
+
+Answer = Callable[[Any, Any], Any]
+
+
+class Stage:
+    """Observation source, policy and world model of one test."""
+
+    def __init__(self, ros: Ros) -> None:
+        self.ros = ros
+        self.stamp = ros.node.get_clock().now().nanoseconds
+        self.observations = ros.node.create_publisher(ObservationMsg, "observation", qos.CHUNK)
+        self.reports: list[PlanReport] = ros.record(PlanReport, "plan_report", qos.REPORT)
+        self.chunks: list[ActionChunk] = ros.record(ActionChunk, "action_chunk/proposed", qos.CHUNK)
+        self.proposals: list[ProposeActions.Request] = []
+        self.scorings: list[ScoreCandidates.Request] = []
+        self.propose: Answer = good_proposal
+        self.score: Answer = good_scores
+
+    def serve(self, propose: bool = True, score: bool = True) -> None:
+        if propose:
+            self._create(ProposeActions, "propose_actions", self._propose)
+        if score:
+            self._create(ScoreCandidates, "score_candidates", self._score)
+
+    def _create(self, service: Any, name: str, callback: Any) -> None:
+        # A callback that awaits holds its group: a mutually exclusive one would stop the test's
+        # node.
+        group = ReentrantCallbackGroup()
+        self.ros.node.create_service(service, name, callback, callback_group=group)
+
+    async def _propose(self, request: Any, response: Any) -> Any:
+        self.proposals.append(request)
+        return await maybe(self.propose(request, response))
+
+    async def _score(self, request: Any, response: Any) -> Any:
+        self.scorings.append(request)
+        return await maybe(self.score(request, response))
+
+    def observe(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.stamp += 100_000_000
+            observation = Observation(
+                self.stamp,
+                {"top": RNG.integers(0, 255, (96, 96, 3), dtype=np.uint8)},
+                np.array([0.2, 0.3]),
+                np.zeros(2),
+            )
+            self.observations.publish(convert.observation_to_msg(observation, PUSHT, "base"))
+            self.ros.spin_for(0.05)
+
+    def report(self) -> PlanReport:
+        """Observations until the next cycle has ended; its report."""
+        seen = len(self.reports)
+
+        def arrived() -> bool:
+            if len(self.reports) == seen:
+                self.observe()
+            return len(self.reports) > seen
+
+        self.ros.wait_until(arrived, 20.0, "plan_report")
+        return self.reports[seen]
+
+
+async def maybe(value: Any) -> Any:
+    return await value if isinstance(value, Future) else value
+
+
+def good_proposal(request: Any, response: Any) -> Any:
+    response.success = True
+    response.candidates = convert.tensor_to_msg(CANDIDATES)
+    response.joint_names = ["pusher_x", "pusher_y"]
+    response.step = convert.seconds_to_duration(0.1)
+    response.metadata = convert.key_values({"model_id": "p-1", "model_latency_s": "0.002"})
+    return response
+
+
+def good_scores(request: Any, response: Any) -> Any:
+    response.success = True
+    response.scores = COSTS
+    response.best_index = 2
+    response.lower_is_better = True
+    response.metadata = convert.key_values({"model_id": "w-1", "model_latency_s": "0.001"})
+    return response
+
+
+def failing(code: str, message: str) -> Answer:
+    def answer(request: Any, response: Any) -> Any:
+        response.success = False
+        response.error_code = code
+        response.message = message
+        return response
+
+    return answer
+
+
+@pytest.fixture
+def stage(ros: Ros) -> Stage:
+    return Stage(ros)
+
+
+@pytest.fixture
+def planner(ros: Ros, stage: Stage) -> Iterator[NodeProcess]:
+    with ros.process(
+        "planner_node", replan_period=0.2, propose_timeout=0.5, score_timeout=0.5, seed=100
+    ) as process:
+        ros.connected(stage.observations, 20.0)
+        ros.wait_until(lambda: ros.node.count_publishers("plan_report"), what="plan_report")
+        yield process
+
+
+def test_the_cheapest_candidate_is_sent_with_the_whole_trace(
+    ros: Ros, stage: Stage, planner: NodeProcess
+) -> None:
+    stage.serve()
+    gate = ros.node.create_publisher(GateStatus, "safety_gate/status", qos.LATCHED)
+    gate.publish(GateStatus(epoch=7))
+    ros.connected(gate)
+    report = ros.wait_until(
+        lambda: next((r for r in [stage.report()] if r.outcome == "OK"), None), 20.0
+    )
+    assert report.chosen == 2
+    assert report.margin == pytest.approx(1.0)
+    np.testing.assert_array_equal(np.asarray(report.costs), np.asarray(COSTS, np.float32))
+    assert list(report.sources) == ["policy"] * 4
+    assert list(report.candidates.shape) == [1, 4, 15, 2]
+    latency = convert.duration_to_seconds
+    assert 0 < latency(report.propose_latency) < latency(report.plan_latency)
+    assert latency(report.propose_model_latency) == pytest.approx(0.002)
+    assert latency(report.score_model_latency) == pytest.approx(0.001)
+    assert latency(report.observation_latency) > -1.0
+
+    chunk = next(c for c in stage.chunks if c.sequence == report.sequence)
+    actions = convert.tensor_from_msg(chunk.actions, "actions")
+    np.testing.assert_array_equal(actions, CANDIDATES[0, 2])
+    assert chunk.header.stamp == report.observation_stamp == chunk.observation_stamp
+    assert chunk.header.frame_id == "base"
+    assert (chunk.embodiment, chunk.source, chunk.model_id) == ("pusht", "policy", "p-1 w-1")
+    assert chunk.cost == pytest.approx(1.0)
+
+    later = stage.report()
+    assert later.sequence == report.sequence + 1
+    assert stage.chunks[-1].epoch == 7
+    request = stage.proposals[-1]
+    assert request.num_candidates == 32
+    assert request.embodiment_tag == "pusht"
+    assert request.seed == 100 + stage.reports[-1].cycle
+    stamps = [convert.stamp_to_ns(item.header.stamp) for item in request.history]
+    assert len(stamps) == 2
+    assert stamps[1] - stamps[0] == 100_000_000
+    assert len(stage.scorings[-1].history) == 1
+
+
+@pytest.mark.parametrize("silent", ["propose", "score"])
+def test_a_reply_that_never_comes_abandons_the_cycle_and_the_next_one_works(
+    ros: Ros, stage: Stage, planner: NodeProcess, silent: str
+) -> None:
+    never = Future()
+    setattr(stage, silent, lambda request, response: never)
+    stage.serve()
+    report = stage.report()
+    expected = "PROPOSE_DEADLINE_MISSED" if silent == "propose" else "SCORE_DEADLINE_MISSED"
+    assert report.outcome == expected
+    assert report.sequence == 0
+    assert report.deadline_misses == 1
+    assert "within 0.500 s" in report.message
+    assert not stage.chunks
+    setattr(stage, silent, good_proposal if silent == "propose" else good_scores)
+    again = stage.report()
+    assert again.outcome == "OK"
+    assert convert.stamp_to_ns(again.observation_stamp) > convert.stamp_to_ns(
+        report.observation_stamp
+    )
+
+
+def test_absent_services_are_named(ros: Ros, stage: Stage, planner: NodeProcess) -> None:
+    report = stage.report()
+    assert report.outcome == "PROPOSE_UNAVAILABLE"
+    assert "propose_actions" in report.message
+    stage.serve(score=False)
+    ros.wait_until(lambda: stage.report().outcome == "SCORE_UNAVAILABLE", 20.0)
+    assert not stage.chunks
+
+
+@pytest.mark.parametrize(
+    ("part", "answer", "outcome"),
+    [
+        ("propose", failing("MODEL_NOT_READY", "policy_node is inactive"), "MODEL_NOT_READY"),
+        ("score", failing("GOAL_MISSING", "goal is none"), "GOAL_MISSING"),
+        ("propose", failing("SOMETHING_NEW", "a code of tomorrow"), "INTERNAL"),
+    ],
+)
+def test_an_error_reply_ends_the_cycle_with_its_code(
+    stage: Stage, planner: NodeProcess, part: str, answer: Answer, outcome: str
+) -> None:
+    setattr(stage, part, answer)
+    stage.serve()
+    stage.ros.wait_until(lambda: stage.report().outcome == outcome, 20.0)
+    assert not stage.chunks
+
+
+def wrong_joints(request: Any, response: Any) -> Any:
+    good_proposal(request, response).joint_names = ["pusher_y", "pusher_x"]
+    return response
+
+
+def wrong_rank(request: Any, response: Any) -> Any:
+    good_proposal(request, response).candidates = convert.tensor_to_msg(CANDIDATES[0])
+    return response
+
+
+def no_candidates(request: Any, response: Any) -> Any:
+    good_proposal(request, response).candidates = convert.tensor_to_msg(CANDIDATES[:, :0])
+    return response
+
+
+def too_few_costs(request: Any, response: Any) -> Any:
+    good_scores(request, response).scores = [1.0]
+    return response
+
+
+def all_nan(request: Any, response: Any) -> Any:
+    good_scores(request, response).scores = [math.nan] * 4
+    return response
+
+
+@pytest.mark.parametrize(
+    ("part", "answer", "outcome"),
+    [
+        ("propose", wrong_joints, "JOINT_NAMES_MISMATCH"),
+        ("propose", wrong_rank, "TENSOR_SHAPE_MISMATCH"),
+        ("propose", no_candidates, "NO_CANDIDATES"),
+        ("score", too_few_costs, "COSTS_INVALID"),
+        ("score", all_nan, "COSTS_INVALID"),
+    ],
+)
+def test_a_malformed_reply_ends_the_cycle_and_the_node_lives(
+    stage: Stage, planner: NodeProcess, part: str, answer: Answer, outcome: str
+) -> None:
+    setattr(stage, part, answer)
+    stage.serve()
+    stage.ros.wait_until(lambda: stage.report().outcome == outcome, 20.0)
+    assert not stage.chunks
+    setattr(stage, part, good_proposal if part == "propose" else good_scores)
+    stage.ros.wait_until(lambda: stage.report().outcome == "OK", 20.0)
+    assert planner.process.poll() is None
+
+
+def test_without_a_world_model_the_policy_alone_drives(ros: Ros, stage: Stage) -> None:
+    stage.serve(score=False)
+    with ros.process("planner_node", planner="first", replan_period=0.2, num_candidates=4):
+        ros.connected(stage.observations, 20.0)
+        ros.wait_until(lambda: stage.report().outcome == "OK", 20.0)
+    np.testing.assert_array_equal(
+        convert.tensor_from_msg(stage.chunks[-1].actions, "actions"), CANDIDATES[0, 0]
+    )
+    assert math.isnan(stage.chunks[-1].cost)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"embodiment": "so101"}, "EMBODIMENT_UNKNOWN: embodiment is 'so101'"),
+        ({"planner": "best"}, "parameter planner is 'best'; expected one of scored, first, random"),
+        ({"replan_period": "-1.0"}, "parameter replan_period"),
+        ({"num_candidates": "many"}, "parameter num_candidates"),
+    ],
+)
+def test_a_bad_parameter_is_one_clear_line(
+    ros: Ros, parameters: dict[str, Any], named: str
+) -> None:
+    with ros.process("planner_node", **parameters) as process:
+        status, output = process.finish(30.0)
+    assert status == 2
+    lines = [line for line in output.splitlines() if line.startswith("worldforge:")]
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert "Traceback" not in output
