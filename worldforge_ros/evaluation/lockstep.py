@@ -255,7 +255,7 @@ def run_episode(
     while step < settings.steps and best <= SUCCESS_COVERAGE:
         stamp, now = (step + 1) * period, step * robot.policy.step
         position, velocity = simulation.position, simulation.velocity
-        gate.update_joint_state(robot.joint_names, position, velocity, stamp, now)
+        gate.update_joint_state(robot.joint_names, position.tolist(), velocity.tolist(), stamp, now)
         if step == 0:
             armed = gate.enable(True, stamp, now)
             _require(armed.success, f"the gate did not arm: {armed.message}")

@@ -60,4 +60,5 @@ class KeypointNetwork(nn.Module):
         heat = self.heat(torch.cat([fine, wide], dim=1)).flatten(2).float().softmax(dim=-1)
         places = torch.cat([heat @ self.grid_x, heat @ self.grid_y], dim=-1)
         joined = torch.cat([self.code(low.flatten(1)).float(), places], dim=-1)
-        return (self.head(joined).float() + 0.5) * WORKSPACE
+        points: Tensor = (self.head(joined).float() + 0.5) * WORKSPACE
+        return points

@@ -244,7 +244,7 @@ def _costs(log: EpisodeLog) -> str:
         body += f"<line class='median' x1='{x - 3}' x2='{x + 3}' y1='{median}' y2='{median}'/>"
         body += f"<circle class='dot' cx='{x}' cy='{axes.y(min(chosen, high))}' r='3'/>"
     return (
-        "<h2>World-model cost of every plan</h2><p>Bar: from the cheapest to the costliest candidate "
+        "<h2>World-model cost of every plan</h2><p>Bar: from the lowest to the highest cost "
         "(cut at the 99th percentile). Tick: median. Dot: the chosen one.</p>"
         f"{_svg(body, 'costs over time')}"
     )

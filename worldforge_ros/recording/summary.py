@@ -138,7 +138,8 @@ def _latencies(log: EpisodeLog) -> dict[str, dict[str, float] | None]:
         ):
             commands.append(status.capture_to_command)
     return {
-        "image_to_observation": over("observation_latency", log.plans),
+        # ROS time: zero is a real value where simulated time moves in steps.
+        "image_to_observation": statistics_ms(plan.observation_latency for plan in log.plans),
         "propose": over("propose_latency", good),
         "propose_model": over("propose_model_latency", good),
         "score": over("score_latency", good),

@@ -43,12 +43,12 @@ class PlannerSettings:
 
     horizon: int = 16
     waypoints: int = 4
-    samples: int = 64
-    elites: int = 8
+    samples: int = 128
+    elites: int = 10
     iterations: int = 3
     spread: float = 0.07
     max_speed: float = 0.35
-    running_weight: float = 0.5
+    running_weight: float = 0.2
     approach_weight: float = 0.08
 
 
@@ -108,17 +108,24 @@ class CrossEntropyPlanner:
         )
         return cost
 
-    def _around(self, centre: FloatArray, count: int) -> FloatArray:
-        """Random plans that go beside the block and then push through it: (count, W, 2)."""
-        settings = self.settings
-        angle = self._rng.uniform(0, 2 * np.pi, count)
+    def _around(self, centre: FloatArray, start: FloatArray, count: int) -> FloatArray:
+        """Random plans that walk round the block and then push into it: (count, W, 2)."""
+        rng, points = self._rng, self.settings.waypoints
+        offset = start - centre
+        here = np.arctan2(offset[1], offset[0])
+        turn = rng.uniform(-np.pi, np.pi, count)
+        arrival = rng.integers(1, points, count)[:, None]
+        share = np.minimum(1.0, np.arange(1, points + 1) / arrival)
+        angle = here + turn[:, None] * share
+        pushing = np.arange(points) >= arrival
+        outer = rng.uniform(0.08, 0.14, (count, 1))
+        inner = rng.uniform(-0.04, 0.09, (count, 1))
+        radius = np.where(pushing, inner, outer)
+        last = (here + turn)[:, None]
+        aside = rng.normal(0, 0.04, (count, 1))[..., None] * np.stack([-np.sin(last), np.cos(last)], -1)
         ray = np.stack([np.cos(angle), np.sin(angle)], -1)
-        side = np.stack([-ray[:, 1], ray[:, 0]], -1) * self._rng.normal(0, 0.04, (count, 1))
-        outside = centre + ray * self._rng.uniform(0.09, 0.14, (count, 1)) + side
-        inside = centre + ray * self._rng.uniform(-0.05, 0.06, (count, 1)) + side
-        arrival = self._rng.integers(1, settings.waypoints, count)
-        steps = np.arange(settings.waypoints)
-        return np.where((steps[None] < arrival[:, None])[..., None], outside[:, None], inside[:, None])
+        plans: FloatArray = centre + radius[..., None] * ray + aside
+        return plans
 
     def plan(
         self, state: FloatArray, position: FloatArray, velocity: FloatArray, setpoint: FloatArray
@@ -143,7 +150,7 @@ class CrossEntropyPlanner:
             samples[0] = mean if iteration == 0 else best_points
             if iteration == 0:
                 half = count // 2
-                samples[half:] = self._around(centre, count - half)
+                samples[half:] = self._around(centre, setpoint, count - half)
             samples, setpoints = self._setpoints(setpoint, samples)
             costs = self._costs(state, position, velocity, setpoints)
             order = np.argsort(costs, kind="stable")
@@ -235,7 +242,7 @@ def demonstrate(
     *,
     settings: PlannerSettings | None = None,
     max_steps: int = 300,
-    replan_every: int = 6,
+    replan_every: int = 4,
     hold_steps: int = 8,
     disturbance: float = 0.2,
 ) -> Episode:

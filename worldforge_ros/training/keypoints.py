@@ -62,15 +62,13 @@ def render(count: int, seed: int, folder: Path) -> tuple[npt.NDArray[np.uint8], 
     if not points_file.is_file():
         rng = np.random.default_rng(seed)
         simulation = PushTSimulation()
-        images = np.lib.format.open_memmap(
-            images_file, mode="w+", dtype=np.uint8, shape=(count, 96, 96, 3)
-        )
+        images = np.empty((count, 96, 96, 3), dtype=np.uint8)
         points = np.empty((count, 16), dtype=np.float32)
         for index in range(count):
             simulation.set_state(sample_state(rng))
             images[index] = simulation.image()
             points[index] = simulation.keypoints().reshape(16)
-        images.flush()
+        np.save(images_file, images)
         np.save(points_file, points)
         simulation.close()
     return np.load(images_file), np.load(points_file)
@@ -99,7 +97,8 @@ def _reference_shape() -> FloatArray:
     bar = [(-2, 1), (2, 1), (2, 0), (-2, 0)]
     stem = [(-0.5, 1), (-0.5, length), (0.5, length), (0.5, 1)]
     corners = np.array(bar + stem, dtype=np.float64) * scale
-    return corners - corners.mean(axis=0)
+    centred: FloatArray = corners - corners.mean(axis=0)
+    return centred
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,7 @@ def train(args: argparse.Namespace) -> KeypointErrors:
             predicted = network(batch)
         loss = torch.nn.functional.l1_loss(predicted / WORKSPACE, target / WORKSPACE)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
