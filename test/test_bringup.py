@@ -118,6 +118,7 @@ def test_namespace_is_absolute(given_: str, expected: str) -> None:
         ({"arm": "maybe"}, "arm"),
         ({"planner": "best"}, "planner"),
         ({"record": "true", "duration": "0"}, "duration"),
+        ({"record": "true", "duration": "1e5"}, "duration"),
         ({"polcy_path": "/p"}, "polcy_path"),
         ({"params_file": "/nonexistent.yaml"}, "/nonexistent.yaml"),
     ],

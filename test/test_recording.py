@@ -27,7 +27,7 @@ from worldforge_ros.recording.log import (
     Picture,
     PlanSample,
 )
-from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, Progress
+from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, Progress, fitted
 from worldforge_ros.recording.report import _ticks, write_report
 from worldforge_ros.recording.summary import (
     check_complete,
@@ -467,4 +467,10 @@ def test_a_parent_that_updates_lines_gets_marked_ones(monkeypatch: pytest.Monkey
     progress = Progress(stream)
     progress.show("10 %")
     progress.done()
-    assert stream.getvalue() == f"{STATUS_MARK}10 %\n"
+    assert stream.getvalue() == f"{STATUS_MARK}10 %\n{STATUS_MARK}\n"
+
+
+def test_a_line_that_would_wrap_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert fitted("x" * 19) == "x" * 19
+    assert fitted("x" * 20) == "x" * 16 + "..."

@@ -90,48 +90,43 @@ def test_the_child_that_ends_all_fails_when_it_is_killed() -> None:
     assert "work was killed by SIGSEGV" in outcome.reason
 
 
-def test_children_get_sigint_first_and_may_end_cleanly() -> None:
-    code = """
+@pytest.fixture
+def ready(tmp_path: Path) -> Path:
+    """A pipe with a name: opening it to read waits until somebody opens it to write."""
+    path = tmp_path / "ready"
+    os.mkfifo(path)
+    return path
+
+
+def test_children_get_sigint_first_and_may_end_cleanly(ready: Path) -> None:
+    code = f"""
         import signal, sys
-        def stop(*_):
-            print("cleaned up"); sys.exit(0)
-        signal.signal(signal.SIGINT, stop)
-        print("ready")
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        open({str(ready)!r}, "w").close()
         signal.pause()
     """
-    outcome, _ = supervise(
-        python("tidy", code), python("done", "import time; time.sleep(1.0)", exit_ends_all=True)
-    )
+    waits = f"open({str(ready)!r}).read()"
+    outcome, _ = supervise(python("tidy", code), python("first", waits, exit_ends_all=True))
     tidy = next(ending for ending in outcome.endings if ending.name == "tidy")
-    assert (tidy.status, tidy.signal) == (0, 0)
+    assert (tidy.status, tidy.signal, tidy.asked) == (0, 0, True)
     assert outcome.status == 0
 
 
-def test_a_stubborn_child_is_killed_after_both_deadlines() -> None:
-    # The short-lived child waits for the stubborn one to say that it ignores signals.
-    read, write = os.pipe()
-    os.set_inheritable(read, True)
-    os.set_inheritable(write, True)
-    try:
-        stubborn = f"""
-            import os, signal
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            open("/proc/{os.getpid()}/fd/{write}", "wb", buffering=0).write(b"x")
-            while True:
-                signal.pause()
-        """
-        waits = f"""
-            open("/proc/{os.getpid()}/fd/{read}", "rb", buffering=0).read(1)
-        """
-        outcome, text = supervise(
-            python("deaf", stubborn),
-            python("first", waits, exit_ends_all=True),
-            deadlines=Deadlines(interrupt=0.2, terminate=0.2, kill=5.0),
-        )
-    finally:
-        os.close(read)
-        os.close(write)
+def test_a_stubborn_child_is_killed_after_both_deadlines(ready: Path) -> None:
+    code = f"""
+        import signal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        open({str(ready)!r}, "w").close()
+        while True:
+            signal.pause()
+    """
+    waits = f"open({str(ready)!r}).read()"
+    outcome, text = supervise(
+        python("deaf", code),
+        python("first", waits, exit_ends_all=True),
+        deadlines=Deadlines(interrupt=0.2, terminate=0.2, kill=5.0),
+    )
     deaf = next(ending for ending in outcome.endings if ending.name == "deaf")
     assert deaf.signal == signal.SIGKILL
     assert "deaf is still running: sending SIGTERM" in text
@@ -292,6 +287,7 @@ def test_a_status_line_is_replaced_on_a_terminal_and_kept_below_other_lines() ->
     console.status("10 %")
     console.line("node", "hello", 36)
     console.status("20 %")
+    console.status("")
     console.end_status()
     clear = "\r\x1b[2K"
     assert stream.getvalue() == f"{clear}10 %{clear}node | hello\n10 %{clear}20 %\n"

@@ -26,6 +26,9 @@ MODEL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 """For processes that run a model: OpenMP threads that spin starve the other nodes."""
 
+LONGEST_RECORDING = 3600.0
+"""Seconds; a recording is kept in memory until it is written."""
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -188,12 +191,12 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             found=values["num_candidates"],
             expected="at least 1",
         )
-    if record and float(values["duration"]) <= 0:
+    if record and not 0 < float(values["duration"]) <= LONGEST_RECORDING:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT,
             "argument duration",
             found=values["duration"],
-            expected="above 0 when recording",
+            expected=f"above 0 and at most {LONGEST_RECORDING:g} when recording",
         )
     arm = sim if values["arm"] == "auto" else values["arm"] == "true"
     namespace = "/" + str(values["namespace"]).strip("/")

@@ -19,7 +19,7 @@ from typing import IO, TextIO
 
 from worldforge_ros.bringup import NodeSpec, ParameterValue
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE
+from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, fitted
 
 EXIT_FAILED = 1
 LAST_LINES = 20
@@ -121,6 +121,11 @@ class Console:
         self._status = ""
 
     @property
+    def quiet(self) -> bool:
+        """Whether only what matters is shown."""
+        return self._quiet
+
+    @property
     def terminal(self) -> bool:
         """Whether lines can be updated in place."""
         return self._terminal
@@ -138,12 +143,14 @@ class Console:
         self._write(f"{label} {text}\n")
 
     def status(self, text: str) -> None:
-        """Replace the status line; without a terminal, print it."""
-        if not self._terminal:
+        """Replace the status line, or with an empty text keep it; without a terminal, print it."""
+        if not text:
+            self.end_status()
+        elif self._terminal:
+            self._status = fitted(text)
+            self._write("")
+        else:
             self._write(f"{text}\n")
-            return
-        self._status = text
-        self._write("")
 
     def end_status(self) -> None:
         """Leave the last status line where it is."""
@@ -266,7 +273,8 @@ class Supervisor:
         assert ending is not None
         if child.command.exit_ends_all and ending.signal == 0:
             reason = f"{ending.name} {ending.text}"
-            self._say(f"{reason}: stopping the rest")
+            if ending.status or not self._console.quiet:
+                self._say(f"{reason}: stopping the rest")
             return ending.status, reason
         reason = f"{ErrorCode.CHILD_DIED}: {ending.name} {ending.text} (pid {ending.pid})"
         self._say(f"{reason}; stopping the rest. Its last lines:")

@@ -25,6 +25,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
 
+from worldforge_ros.bringup import LONGEST_RECORDING
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.msg import ActionChunk, GateStatus, Observation, PlanReport
@@ -105,12 +106,12 @@ class EpisodeNode(Node):
         output_dir = parameters.text("output_dir", "", "folder to write; empty: runs/<time> here")
         policy_path = parameters.text("policy_path", "", "checkpoint of the policy, for its hash")
         model_path = parameters.text("model_path", "", "checkpoint of the world model, same")
-        if self._record and self._duration <= 0:
+        if self._record and not 0 < self._duration <= LONGEST_RECORDING:
             raise mismatch(
                 ErrorCode.INVALID_ARGUMENT,
                 "parameter duration",
                 found=self._duration,
-                expected="above 0 when recording",
+                expected=f"above 0 and at most {LONGEST_RECORDING:g} when recording",
             )
         self._checkpoints: dict[str, str] = {}
         for name, path in (("policy", policy_path), ("world_model", model_path)):
@@ -126,6 +127,7 @@ class EpisodeNode(Node):
         self._recording = False
         self._start = 0
         self._gate: GateStatus | None = None
+        self._gate_before: GateStatus | None = None
         self._gate_heard = time.monotonic()
         self._plan: PlanReport | None = None
         self._coverage: float | None = None
@@ -178,6 +180,7 @@ class EpisodeNode(Node):
         yield from self._until(
             lambda: self._plan_after(begun), self._startup_timeout, "planning", self._plan_text
         )
+        self._gate_before = self._gate
         if self._record:
             self._begin_recording()
         if self._arm:
@@ -316,8 +319,9 @@ class EpisodeNode(Node):
             parts.append(f"coverage {self._coverage:4.0%}")
         if self._gate is not None:
             parts.append(f"gate {self._gate.mode_name}")
-            parts.append(f"approved {self._gate.chunks_approved}")
-            parts.append(f"rejected {self._gate.chunks_rejected}")
+            before = self._gate_before or self._gate
+            parts.append(f"approved {self._gate.chunks_approved - before.chunks_approved}")
+            parts.append(f"rejected {self._gate.chunks_rejected - before.chunks_rejected}")
         if self._plan is not None:
             parts.append(f"plan {self._plan.cycle} {self._plan.outcome}")
         return "   ".join(parts)

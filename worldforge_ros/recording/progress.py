@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import TextIO
 
 STATUS_VARIABLE = "WORLDFORGE_STATUS_LINES"
 """Environment variable: set by a parent that shows marked lines in place."""
 STATUS_MARK = "\x0e"
-"""First character of a line that replaces the one before it."""
+"""First character of a line that replaces the one before it; alone, it ends the replacing."""
 
 
 class Progress:
@@ -33,16 +34,22 @@ class Progress:
         if self._marked:
             self._stream.write(f"{STATUS_MARK}{text}\n")
         elif self._terminal:
-            self._stream.write(f"\r\x1b[2K{text}")
-            self._open = True
+            self._stream.write(f"\r\x1b[2K{fitted(text)}")
         else:
             self._stream.write(f"{text}\n")
+        self._open = self._marked or self._terminal
         self._stream.flush()
 
     def done(self) -> None:
         """Keep the last line and go on below it."""
         if self._open:
-            self._stream.write("\n")
+            self._stream.write(f"{STATUS_MARK}\n" if self._marked else "\n")
             self._stream.flush()
             self._open = False
         self._next = 0.0
+
+
+def fitted(text: str) -> str:
+    """``text`` cut to the width of the terminal: only a single row can be replaced."""
+    width = shutil.get_terminal_size().columns - 1
+    return text if len(text) <= width else f"{text[: max(width - 3, 0)]}..."
