@@ -239,9 +239,8 @@ def launch_file() -> Any:
 
 def launched(module: Any, **arguments: str) -> tuple[Any, list[Any]]:
     """Launch context and node actions for the given arguments."""
-    from launch.actions import OpaqueFunction
-
     from launch import LaunchContext
+    from launch.actions import OpaqueFunction
 
     context = LaunchContext()
     context.launch_configurations.update(arguments)

@@ -185,6 +185,7 @@ def test_summary_has_the_documented_keys_and_is_json() -> None:
     summary = summarise(episode(), checkpoints={"policy": "00"})
     assert set(summary) == {
         "seed",
+        "planner",
         "distro",
         "versions",
         "counts",
@@ -225,6 +226,14 @@ def test_an_incomplete_episode_names_the_count_that_is_zero(count: str) -> None:
     assert caught.value.code is ErrorCode.EPISODE_INCOMPLETE
     assert f"{count} is 0" in caught.value.message
     assert "VELOCITY_LIMIT x4" in caught.value.message
+
+
+def test_planners_that_do_not_score_need_no_scores() -> None:
+    log = episode()
+    log.plans = [replace(PLAN, costs=np.empty(0, np.float32))]
+    check_complete(summarise(replace(log, planner="random")))
+    with pytest.raises(WorldForgeError, match="chunks_scored is 0"):
+        check_complete(summarise(replace(log, planner="scored")))
 
 
 def test_rows_split_the_median_into_model_and_the_rest() -> None:

@@ -392,6 +392,7 @@ class EpisodeNode(Node):
         before, self._plan = self._plan, message
         if not self._recording:
             return
+        self._log.planner = message.planner
         seconds = convert.duration_to_seconds
         missed = message.deadline_misses - (before.deadline_misses if before is not None else 0)
         self._log.deadline_misses += max(missed, 0)

@@ -98,6 +98,7 @@ class EpisodeLog:
     extent: tuple[float, float, float, float] | None = None
     """x and y of the overview's top left, then of its bottom right corner, in metres; None when
     the joints cannot be drawn into the picture."""
+    planner: str = ""
     duration: float = 0.0
     wall_duration: float = 0.0
     observations: int = 0

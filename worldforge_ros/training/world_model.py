@@ -1,0 +1,360 @@
+"""Train the small LeWorldModel for PushT on recorded episodes.
+
+LeWorldModel's recipe (arXiv 2603.19312): mean squared error to the next embedding, without a stop-gradient,
+plus ``0.09 *`` SIGReg; AdamW, gradient clipping at 1, windows of four frames one action block apart. Added
+here, because a small model trained for minutes on a CPU does not find the block's angle otherwise: a linear
+probe reads block corners and pusher from encoded and predicted embeddings, and its error is part of
+the loss (``--state-weight``; 0 gives the plain recipe).
+
+``python -m worldforge_ros.training.world_model --data data/pusht/demos --out data/pusht/world_model``
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from worldforge_ros.bridges.world_model import ActionBridge, pack_blocks
+from worldforge_ros.embodiment import Embodiment, load_embodiment
+from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.scorers.architecture import build_lewm, default_config
+from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD, normalise_pixels, resize_pixels
+from worldforge_ros.simulation.pusht import PushTSimulation
+from worldforge_ros.training.dataset import EpisodeSet, list_episodes, load_episodes
+
+FloatArray = npt.NDArray[np.float64]
+
+FRAMES = 4
+"""Frames of a training window: three contexts and their successors."""
+SIGREG_WEIGHT = 0.09
+PROBE_OUTPUTS = 18
+"""Eight block corners and the pusher, (x, y) each."""
+
+
+def mirror_states(states: FloatArray) -> FloatArray:
+    """PushT's exact symmetry (x, y) -> (512 - y, 512 - x), which keeps the goal: (..., 5) to (..., 5)."""
+    x, y, block_x, block_y, angle = np.moveaxis(states, -1, 0)
+    return np.stack([512 - y, 512 - x, 512 - block_y, 512 - block_x, np.pi / 2 - angle], axis=-1)
+
+
+def probe_targets(states: FloatArray) -> FloatArray:
+    """Corners and pusher (..., 18) of true states (..., 5), in decimetres from the centre."""
+    simulation = PushTSimulation(image_size=16)
+    simulation.set_state([100, 100, 0, 0, 0])
+    corners = simulation.keypoints()
+    simulation.close()
+    cos, sin = np.cos(states[..., 4]), np.sin(states[..., 4])
+    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    points = corners @ np.swapaxes(rotation, -1, -2) + states[..., None, 2:4]
+    flat = points.reshape(*states.shape[:-1], 16)
+    return (np.concatenate([flat, states[..., :2]], axis=-1) - 256.0) / 100.0
+
+
+@dataclass
+class TrainingData:
+    """Frames and their mirror images at model resolution; index i + N is the mirror of frame i.
+
+    ``images`` (2 N, size, size, 3) uint8, ``raw`` (2 N, J) actions before z-scoring, ``targets`` (2 N, 18).
+    """
+
+    images: npt.NDArray[np.uint8]
+    raw: FloatArray
+    targets: FloatArray
+    mean: FloatArray
+    std: FloatArray
+    train: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.int64]
+
+
+def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> TrainingData:
+    """Resize, mirror and index; every tenth episode is held out."""
+    joints = len(embodiment.joints)
+    bridge = ActionBridge.of(embodiment, np.zeros(joints), np.ones(joints))
+    raw = bridge.raw_actions(episodes.action, episodes.position)
+    raw = np.concatenate([raw, -raw[:, ::-1]])
+    count = len(episodes.images)
+    images = np.empty((2 * count, image_size, image_size, 3), np.uint8)
+    for start in range(0, count, 512):
+        part = resize_pixels(episodes.images[start : start + 512], image_size)
+        images[start : start + len(part)] = part
+        images[count + start : count + start + len(part)] = part[:, ::-1, ::-1].transpose(0, 2, 1, 3)
+    states = episodes.state.astype(np.float64)
+    targets = probe_targets(np.concatenate([states, mirror_states(states)]))
+    length = (FRAMES - 1) * bridge.block + 1
+    held = [index for index in range(len(episodes)) if index % 10 == 9]
+    rest = [index for index in range(len(episodes)) if index % 10 != 9]
+    train = episodes.windows(length, episodes=rest)
+    return TrainingData(
+        images=images,
+        raw=raw,
+        targets=targets,
+        mean=raw.mean(axis=0),
+        std=raw.std(axis=0),
+        train=np.concatenate([train, train + count]),
+        held_out=episodes.windows(length, stride=5, episodes=held),
+    )
+
+
+@dataclass
+class Batch:
+    """Pixels (B, 4, 3, size, size), blocks (B, 3, block * J), targets (B, 4, 18)."""
+
+    pixels: Tensor
+    blocks: Tensor
+    targets: Tensor
+
+
+def make_batch(data: TrainingData, bridge: ActionBridge, starts: npt.NDArray[np.int64]) -> Batch:
+    """Gather windows that begin at ``starts`` (B,)."""
+    frames = starts[:, None] + bridge.block * np.arange(FRAMES)
+    steps = starts[:, None] + np.arange(bridge.block * (FRAMES - 1))
+
+
+    blocks = pack_blocks(bridge.normalise(data.raw[steps]), bridge.block)
+    return Batch(
+        pixels=normalise_pixels(torch.from_numpy(data.images[frames]), PIXEL_MEAN, PIXEL_STD),
+        blocks=torch.from_numpy(blocks).float(),
+        targets=torch.from_numpy(data.targets[frames]).float(),
+    )
+
+
+def losses(
+    model: nn.Module, probe: nn.Module, sigreg: nn.Module, batch: Batch
+) -> dict[str, Tensor]:
+    """The terms of the loss, each a scalar."""
+    info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
+    embedding = info["emb"]
+    predicted = model.predict(embedding[:, :-1], info["act_emb"])
+    embedding, predicted = embedding.float(), predicted.float()
+    return {
+        "prediction": (predicted - embedding[:, 1:]).square().mean(),
+        "sigreg": sigreg(embedding.transpose(0, 1)),
+        "probe": (probe(embedding) - batch.targets).square().mean(),
+        "probe_predicted": (probe(predicted) - batch.targets[:, 1:]).square().mean(),
+    }
+
+
+def evaluate(model: nn.Module, probe: nn.Module, data: TrainingData, bridge: ActionBridge) -> dict[str, float]:
+    """Figures on held-out windows.
+
+    ``normalised_error``: one-step prediction error over the mean squared distance of two random embeddings;
+    ``unchanged``: the same for predicting that nothing moves; ``*_mm``: mean distance of the corners.
+    """
+    model.eval()
+    errors: list[tuple[float, float, float, float]] = []
+    embeddings = []
+    with torch.inference_mode():
+        for start in range(0, len(data.held_out), 256):
+            batch = make_batch(data, bridge, data.held_out[start : start + 256])
+            info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
+            embedding = info["emb"]
+            predicted = model.predict(embedding[:, :-1], info["act_emb"])
+            embeddings.append(embedding.flatten(0, 1))
+            corners = (len(embedding), -1, 8, 2)
+            true = batch.targets[..., :16].reshape(corners)
+            seen = probe(embedding)[..., :16].reshape(corners)
+            foreseen = probe(predicted)[..., :16].reshape(corners)
+            errors.append(
+                (
+                    float((predicted - embedding[:, 1:]).square().sum(-1).mean()),
+                    float((embedding[:, :-1] - embedding[:, 1:]).square().sum(-1).mean()),
+                    float((seen - true).norm(dim=-1).mean()) * 100,
+                    float((foreseen - true[:, 1:]).norm(dim=-1).mean()) * 100,
+                )
+            )
+    model.train()
+    spread = 2 * float(torch.cat(embeddings).var(dim=0).sum())
+    ahead, unchanged, seen_mm, foreseen_mm = np.mean(errors, axis=0)
+    return {
+        "normalised_error": float(ahead) / spread,
+        "unchanged": float(unchanged) / spread,
+        "corners_mm": float(seen_mm),
+        "corners_predicted_mm": float(foreseen_mm),
+    }
+
+
+def export(
+    folder: Path,
+    model: nn.Module,
+    probe: nn.Module,
+    config: dict[str, Any],
+    embodiment: Embodiment,
+    data: TrainingData,
+) -> str:
+    """Write ``config.json``, ``model.safetensors``, ``pose_probe.safetensors``, ``preprocessing.json``.
+
+    :returns: SHA-256 of the weights.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = embodiment.world_model
+    preprocessing = {
+        "image_size": config["encoder"]["image_size"],
+        "pixel_mean": list(PIXEL_MEAN),
+        "pixel_std": list(PIXEL_STD),
+        "action_mean": data.mean.tolist(),
+        "action_std": data.std.tolist(),
+        "action_meaning": spec.action.meaning,
+        "action_scale": list(spec.action.scale),
+        "step": spec.step,
+        "block": spec.block,
+        "history": spec.history,
+        "objective": "l2",
+    }
+    for name, document in (("config", config), ("preprocessing", preprocessing)):
+        (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    for name, module in (("model", model), ("pose_probe", probe)):
+        tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(tensors, folder / f"{name}.safetensors")
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the training."""
+    parser.add_argument("--data", type=Path, default=Path("data/pusht/demos"))
+    parser.add_argument("--out", type=Path, default=Path("data/pusht/world_model"))
+    parser.add_argument("--embodiment", default="pusht")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--state-weight", type=float, default=1.0)
+    parser.add_argument("--projections", type=int, default=256, help="of SIGReg")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--evaluate-every", type=int, default=250)
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/training.pt")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, logging JSON lines to OUT/log.jsonl; returns the exit status."""
+    from stable_worldmodel.wm.loss import SIGReg
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    embodiment = load_embodiment(args.embodiment)
+    args.out.mkdir(parents=True, exist_ok=True)
+    saved = args.out / "training.pt"
+    state = None
+    if args.resume:
+        if not saved.is_file():
+            raise mismatch(
+                ErrorCode.CHECKPOINT_MISSING, "--resume", found=f"no {saved}", expected="that file"
+            )
+        state = torch.load(saved, weights_only=True)
+    paths = list_episodes(args.data)
+    if state is not None:
+        paths = [args.data / name for name in state["episodes"]]
+    data = prepare(load_episodes(paths, args.out / "images.raw"), embodiment, args.image_size)
+    (args.out / "images.raw").unlink()
+    bridge = ActionBridge.of(embodiment, data.mean, data.std)
+    config = default_config(args.image_size, bridge.block * bridge.joints)
+    model = build_lewm(config)
+    probe = nn.Linear(config["encoder"]["dim"], PROBE_OUTPUTS)
+    sigreg = SIGReg(num_proj=args.projections)
+    parameters = [*model.parameters(), *probe.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.learning_rate, total_steps=args.steps, pct_start=0.05
+    )
+    first = 0
+    if state is not None:
+        for name, part in _resumable(model, probe, optimizer, schedule).items():
+            part.load_state_dict(state[name])
+        first = int(state["step"])
+        torch.set_rng_state(state["torch_rng"])
+        rng = np.random.default_rng([args.seed, first])
+    with (args.out / "log.jsonl").open("a" if first else "w") as log:
+
+        def report(**entry: object) -> None:
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            print(json.dumps(entry), flush=True)
+
+        kinds = {kind: sum(path.name.startswith(kind) for path in paths) for kind in ("demo", "play")}
+        report(
+            event="start",
+            parameters=sum(p.numel() for p in model.parameters()),
+            windows=len(data.train),
+            held_out=len(data.held_out),
+            episodes=kinds,
+            arguments={key: str(value) for key, value in vars(args).items()},
+        )
+        began = time.monotonic()
+        sums: dict[str, float] = {}
+        for step in range(first, args.steps):
+            batch = make_batch(data, bridge, rng.choice(data.train, args.batch))
+            with torch.autocast("cpu", torch.bfloat16):
+                terms = losses(model, probe, sigreg, batch)
+            loss = (
+                terms["prediction"]
+                + SIGREG_WEIGHT * terms["sigreg"]
+                + args.state_weight * (terms["probe"] + terms["probe_predicted"])
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach())
+            done = step + 1
+            if done % args.evaluate_every == 0 or done == args.steps:
+                count = done - max(first, done - args.evaluate_every)
+                report(
+                    step=done,
+                    seconds=round(time.monotonic() - began, 1),
+                    **{name: round(value / count, 5) for name, value in sums.items()},
+                    **{k: round(v, 5) for k, v in evaluate(model, probe, data, bridge).items()},
+                )
+                sums = {}
+                _save(saved, model, probe, optimizer, schedule, done, [p.name for p in paths])
+                sha256 = export(args.out / "checkpoint", model, probe, config, embodiment, data)
+        report(event="end", sha256=sha256)
+    return 0
+
+
+def _resumable(
+    model: nn.Module, probe: nn.Module, optimizer: Any, schedule: Any
+) -> dict[str, Any]:
+    return {"model": model, "probe": probe, "optimizer": optimizer, "schedule": schedule}
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    probe: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    step: int,
+    episodes: list[str],
+) -> None:
+    parts = _resumable(model, probe, optimizer, schedule)
+    content = {name: part.state_dict() for name, part in parts.items()}
+    extra = {"step": step, "episodes": episodes, "torch_rng": torch.get_rng_state()}
+    partial = path.with_suffix(".partial")
+    torch.save({**content, **extra}, partial)
+    partial.replace(path)
+
+
+def main() -> int:
+    """Command-line entry."""
+    parser = argparse.ArgumentParser(description="Train the small LeWorldModel for PushT.")
+    add_arguments(parser)
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
