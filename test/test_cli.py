@@ -228,6 +228,13 @@ def test_up_reports_how_processes_ended(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["status"] == 130
 
 
+def test_up_takes_options_like_assignments(supervisor: type[FakeSupervisor]) -> None:
+    assert cli.main(["up", "pusht", "--num-candidates", "8", "--rate=0.5", "seed:=3"]) == 0
+    assert parameters(supervisor.commands, "planner_node")["num_candidates"] == "8"
+    simulator = parameters(supervisor.commands, "pusht_sim")
+    assert (simulator["rate"], simulator["seed"]) == ("0.5", "3")
+
+
 def fake_module(monkeypatch: pytest.MonkeyPatch, name: str) -> list[argparse.Namespace]:
     calls: list[argparse.Namespace] = []
     module = ModuleType(name)

@@ -300,6 +300,20 @@ def test_marked_lines_of_a_child_are_status_lines_and_not_logged(tmp_path: Path)
     assert (tmp_path / "work.log").read_text() == "plain\n"
 
 
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_everything_is_stopped_when_nobody_reads_the_output() -> None:
+    chatty = "while True: print('x' * 100)"
+    supervisor = Supervisor([python("chatty", chatty)], console=Console(Closed()))
+    with pytest.raises(BrokenPipeError):
+        supervisor.run()
+    (child,) = supervisor._children
+    assert gone(child.process.pid)
+
+
 def test_quiet_leaves_out_information_but_not_warnings() -> None:
     stream = io.StringIO()
     console = Console(stream, quiet=True)

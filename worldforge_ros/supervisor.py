@@ -119,6 +119,7 @@ class Console:
         self._colour = _wants_colour(stream) if colour is None else colour
         self._quiet = quiet
         self._status = ""
+        self._broken = False
 
     @property
     def quiet(self) -> bool:
@@ -155,17 +156,23 @@ class Console:
     def end_status(self) -> None:
         """Leave the last status line where it is."""
         if self._status:
-            self._stream.write("\n")
-            self._stream.flush()
             self._status = ""
+            self._emit("\n")
 
     def _write(self, text: str) -> None:
-        if self._terminal:
-            # The status line is cleared, the text goes above it, and it is drawn again below.
-            self._stream.write(f"\r\x1b[2K{text}{self._status}")
-        else:
+        # On a terminal the status line is cleared, the text goes above it, and it is drawn again.
+        self._emit(f"\r\x1b[2K{text}{self._status}" if self._terminal else text)
+
+    def _emit(self, text: str) -> None:
+        if self._broken:
+            return
+        try:
             self._stream.write(text)
-        self._stream.flush()
+            self._stream.flush()
+        except BrokenPipeError:
+            # Nobody reads any more: the first write ends the run, later ones must not stop its end.
+            self._broken = True
+            raise
 
 
 def _wants_colour(stream: TextIO) -> bool:

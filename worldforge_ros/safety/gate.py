@@ -202,7 +202,7 @@ class SafetyGate:
         except WorldForgeError as error:
             self._joint_fault(Reason(ReasonCode.JOINT_STATE_INVALID, error.message), now)
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
 
     def submit(self, chunk: ActionChunk, ros_now: int, now: float) -> Verdict:
         """Judge a chunk; an approved one replaces what is executing as soon as its stamp allows.
@@ -212,7 +212,7 @@ class SafetyGate:
         try:
             return self._judge(chunk, ros_now, now)
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
             return self._concluded(getattr(chunk, "sequence", 0), [self._internal(error)])
 
     def refuse(self, sequence: int, code: ReasonCode, message: str) -> Verdict:
@@ -230,7 +230,7 @@ class SafetyGate:
         try:
             return self._arm(ros_now, now, blockers) if on else self._disarm()
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
             return Outcome(False, str(self._internal(error)))
 
     def stop(self, reason: str, now: float) -> None:
@@ -238,7 +238,7 @@ class SafetyGate:
         try:
             self._latch(Reason(ReasonCode.STOP_REQUESTED, reason), now)
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
 
     def protective_stop(self, active: bool, now: float) -> None:
         """Follow a protective stop: active latches a stop, released only permits to rearm."""
@@ -247,7 +247,7 @@ class SafetyGate:
             if active:
                 self._latch(self._protective_reason(), now)
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
 
     def rearm(self, ros_now: int, now: float, blockers: Sequence[Reason] = ()) -> Outcome:
         """Leave STOPPED once its cause is gone; raises the epoch and forgets every chunk.
@@ -258,7 +258,7 @@ class SafetyGate:
         try:
             return self._rearm(ros_now, now, blockers)
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
             return Outcome(False, str(self._internal(error)))
 
     def tick(self, ros_now: int, now: float) -> SetPoint | None:
@@ -266,8 +266,17 @@ class SafetyGate:
         try:
             return self._tick(ros_now, now)
         except Exception as error:
-            self._fail(error, now)
+            self.fault(error, now)
             return self._still()
+
+    def fault(self, error: Exception, now: float) -> None:
+        """Latch a stop because of an exception, here or around the gate."""
+        self.last_error = error
+        try:
+            self._latch(self._internal(error), now)
+        except Exception as second:
+            # The mode is STOPPED and the chunks are dropped before anything in _latch can fail.
+            self.last_error = second
 
     def trajectory(self, ros_now: int) -> Trajectory | None:
         """What is left of the executing chunk as points in time; None when none is executing.
@@ -651,14 +660,6 @@ class SafetyGate:
         if self._limits.outside(measured.position).any():
             return None
         return self._limits.rounded(measured.position)
-
-    def _fail(self, error: Exception, now: float) -> None:
-        self.last_error = error
-        try:
-            self._latch(self._internal(error), now)
-        except Exception as second:
-            # The mode is STOPPED and the chunks are dropped before anything in _latch can fail.
-            self.last_error = second
 
     @staticmethod
     def _internal(error: Exception) -> Reason:
