@@ -3,12 +3,12 @@
 What runs is described once, in ``worldforge_ros.bringup``; ``worldforge up pusht`` starts the same.
 """
 
+from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import Action, LaunchContext, LaunchDescription
 from worldforge_ros.bringup import PUSHT_ARGUMENTS, NodeSpec, pusht_bringup
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.resources import PACKAGE

@@ -80,7 +80,9 @@ def test_arguments_reach_the_nodes_that_read_them() -> None:
         embodiment="/e.yaml", planner="random", output_dir="/out",
     )  # fmt: skip
     assert specs["policy_node"].parameters["policy_path"] == "/p"
-    assert specs["policy_node"].parameters["max_candidates"] == 8
+    # Warmed with as many as will be asked for, so that the first answer is not the slowest.
+    assert specs["policy_node"].parameters["warmup_candidates"] == 8
+    assert specs["score_node"].parameters["warmup_candidates"] == 8
     assert specs["score_node"].parameters["model_path"] == "/w"
     assert specs["policy_node"].parameters["device"] == "cuda"
     assert specs["score_node"].parameters["device"] == "cuda"
@@ -221,9 +223,6 @@ def test_every_parameter_is_declared_by_its_node(spec: NodeSpec) -> None:
         declared |= declared_parameters(ROOT / "worldforge_ros" / "ros" / "model_node.py")
     # rclpy ignores an override of a parameter that no node declares.
     assert set(spec.parameters) - {"use_sim_time"} <= declared
-
-
-# -- the launch file -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,9 @@ def test_demo_records_one_armed_episode(
 ) -> None:
     out = tmp_path / "mine"
     arguments = ["demo", "pusht", "--seed", "5", "--rate", "0.5", "--duration", "12"]
-    status = cli.main([*arguments, "--out", str(out), "--set", "num_candidates:=4", "--json"])
+    status = cli.main(
+        [*arguments, "--out", str(out), "--candidates", "4", "--set", "planner:=first", "--json"]
+    )
     assert status == 0
     episode = parameters(supervisor.commands, "episode_node")
     assert episode["record"] == "true"
@@ -173,7 +175,8 @@ def test_demo_records_one_armed_episode(
     assert json.loads(episode["output_dir"]) == str(out)
     simulator = parameters(supervisor.commands, "pusht_sim")
     assert (simulator["seed"], simulator["rate"]) == ("5", "0.5")
-    assert parameters(supervisor.commands, "planner_node")["num_candidates"] == "4"
+    planner = parameters(supervisor.commands, "planner_node")
+    assert (planner["num_candidates"], json.loads(planner["planner"])) == ("4", "first")
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == SUMMARY
 
 

@@ -117,9 +117,6 @@ def episode(seconds: float = 2.0) -> EpisodeLog:
     return log
 
 
-# -- summary -------------------------------------------------------------------------------------
-
-
 def test_counts_are_differences_since_the_episode_began() -> None:
     log = episode()
     before = replace(
@@ -266,9 +263,6 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     assert caught.value.code is ErrorCode.CHECKPOINT_MISSING
 
 
-# -- picture -------------------------------------------------------------------------------------
-
-
 @given(arrays(np.uint8, (5, 7, 3)))
 def test_pictures_survive_packing(image: np.ndarray) -> None:
     assert np.array_equal(Picture.pack(1.0, image).image(), image)
@@ -361,9 +355,6 @@ def test_a_long_episode_is_thinned_out(tmp_path: Path, monkeypatch: pytest.Monke
         assert gif.n_frames == 3
 
 
-# -- report --------------------------------------------------------------------------------------
-
-
 class Page(HTMLParser):
     """Checks that tags match, and collects links and text."""
 
@@ -439,9 +430,6 @@ def test_ticks_are_inside_and_evenly_spaced(low: float, span: float, count: int)
     assert all(low - slack <= tick <= high + slack for tick in ticks)
     if len(ticks) > 2:
         assert np.ptp(np.diff(ticks)) <= 1e-6 * span
-
-
-# -- progress ------------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):

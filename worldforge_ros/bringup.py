@@ -214,13 +214,13 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
         _Node(
             "policy_node",
             "policy_node",
-            own(policy_path="policy_path", device="device", max_candidates="num_candidates"),
+            own(policy_path="policy_path", device="device", warmup_candidates="num_candidates"),
             env=model_env,
         ),
         _Node(
             "score_node",
             "score_node",
-            own(model_path="world_model", device="device"),
+            own(model_path="world_model", device="device", warmup_candidates="num_candidates"),
             env=model_env,
         ),
         _Node(

@@ -33,6 +33,11 @@ TRAINING = {
 }
 """What can be trained, and the module of ``worldforge_ros.training`` that does it."""
 
+DEMO_RATE = 0.25
+DEMO_CANDIDATES = 8
+"""What a plan costs must be small against the motion during it: a machine with two busy cores plans
+for 0.3 to 0.5 s, in which the pusher could cross half the table."""
+
 Runner = Callable[[argparse.Namespace, list[str]], int]
 
 
@@ -151,7 +156,17 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (0)")
     parser.add_argument(
-        "--rate", type=float, default=1.0, help="simulation speed against real time (1)"
+        "--rate",
+        type=float,
+        default=DEMO_RATE,
+        help=f"simulation speed against real time ({DEMO_RATE:g}: two models on a small CPU keep "
+        "up with it)",
+    )
+    parser.add_argument(
+        "--candidates",
+        type=int,
+        default=DEMO_CANDIDATES,
+        help=f"action chunks proposed and scored in a cycle ({DEMO_CANDIDATES})",
     )
     parser.add_argument("--out", type=Path, help="folder to write (runs/<time>)")
     parser.add_argument(
@@ -173,9 +188,6 @@ def _no_rest(rest: list[str]) -> None:
 
 def _wants_help(rest: list[str]) -> bool:
     return "-h" in rest or "--help" in rest
-
-
-# -- bring-up ------------------------------------------------------------------------------------
 
 
 def _run_up(parsed: argparse.Namespace, rest: list[str]) -> int:
@@ -275,9 +287,6 @@ def _supervise(
     return outcome.status
 
 
-# -- one episode ---------------------------------------------------------------------------------
-
-
 def _run_demo(parsed: argparse.Namespace, rest: list[str]) -> int:
     _no_rest(rest)
     status, folder = _episode(parsed)
@@ -293,6 +302,7 @@ def _episode(parsed: argparse.Namespace) -> tuple[int, Path]:
         "duration": str(parsed.duration),
         "seed": str(parsed.seed),
         "rate": str(parsed.rate),
+        "num_candidates": str(parsed.candidates),
         "output_dir": str(folder),
         "record": "true",
     }
@@ -353,9 +363,6 @@ def bench_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-# -- training and evaluation ---------------------------------------------------------------------
-
-
 def _run_train(parsed: argparse.Namespace, rest: list[str]) -> int:
     if parsed.what is None:
         print("usage: worldforge train {" + ",".join(TRAINING) + "} {" + ",".join(TASKS) + "} ...")
@@ -390,9 +397,6 @@ def _delegate(name: str, prog: str, parsed: argparse.Namespace, rest: list[str])
     )
     module.add_arguments(parser)
     return int(module.run(parser.parse_args(rest)) or EXIT_OK)
-
-
-# -- version -------------------------------------------------------------------------------------
 
 
 def _run_version(parsed: argparse.Namespace, rest: list[str]) -> int:

@@ -43,9 +43,9 @@ class Command:
 class Deadlines:
     """Seconds that a child has to end after SIGINT, then after SIGTERM, then after SIGKILL."""
 
-    interrupt: float = 8.0
-    terminate: float = 4.0
-    kill: float = 4.0
+    interrupt: float = 5.0
+    terminate: float = 2.0
+    kill: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """From SI set-points to the normalised action blocks of a world model, and back.
 
     set-points (..., H, J) m or rad, absolute
-      -> relative to where the joints are expected at that step (or kept, when the model wants absolute ones)
+      -> relative to where the joints are expected at that step (kept by an absolute model)
       -> times ``scale``
       -> z-scored per raw dimension with the checkpoint's mean and std
-      -> blocks, time-major: [x0 y0 x1 y1 ...]                             (..., H / block, block * J)
+      -> blocks, time-major: [x0 y0 x1 y1 ...]    (..., H / block, block * J)
 
 Only numpy: the planner and the tests use it without a model.
 """
@@ -76,8 +76,8 @@ class ActionBridge:
     def of(cls, embodiment: Embodiment, mean: npt.ArrayLike, std: npt.ArrayLike) -> ActionBridge:
         """The bridge of ``embodiment`` with the checkpoint's statistics, each (J,).
 
-        :raises WorldForgeError: ``ACTION_STATISTICS_MISSING`` when they are not one finite value a joint
-            with a positive std.
+        :raises WorldForgeError: ``ACTION_STATISTICS_MISSING`` when they are not one finite value a
+            joint with a positive std.
         """
         spec = embodiment.world_model
         joints = len(embodiment.joints)
@@ -107,7 +107,9 @@ class ActionBridge:
         return len(self.scale)
 
     def raw_actions(self, setpoints: npt.ArrayLike, positions: npt.ArrayLike) -> FloatArray:
-        """Model units before z-scoring, (..., J): set-points at measured or expected ``positions``."""
+        """Model units before z-scoring, (..., J): set-points at measured or expected
+        ``positions``.
+        """
         values = np.asarray(setpoints, dtype=np.float64)
         if self.meaning == "relative":
             values = values - np.asarray(positions, dtype=np.float64)
@@ -117,10 +119,10 @@ class ActionBridge:
         """z-score (..., J)."""
         return (np.asarray(raw, dtype=np.float64) - self.mean) / self.std
 
-    def recorded_to_blocks(
-        self, setpoints: npt.ArrayLike, positions: npt.ArrayLike
-    ) -> FloatArray:
-        """Blocks of executed set-points (..., H, J), whose start positions (..., H, J) were measured."""
+    def recorded_to_blocks(self, setpoints: npt.ArrayLike, positions: npt.ArrayLike) -> FloatArray:
+        """Blocks of executed set-points (..., H, J), whose start positions (..., H, J) were
+        measured.
+        """
         return pack_blocks(self.normalise(self.raw_actions(setpoints, positions)), self.block)
 
     def setpoints_to_blocks(
@@ -138,7 +140,9 @@ class ActionBridge:
     def blocks_to_setpoints(
         self, blocks: npt.ArrayLike, position: npt.ArrayLike, velocity: npt.ArrayLike
     ) -> FloatArray:
-        """The exact inverse of :meth:`setpoints_to_blocks`: (..., T, block * J) to (..., T * block, J)."""
+        """The exact inverse of :meth:`setpoints_to_blocks`: (..., T, block * J) to (..., T *
+        block, J).
+        """
         raw = unpack_blocks(blocks, self.joints) * self.std + self.mean
         values: FloatArray = raw / self.scale
         if self.meaning == "absolute":
@@ -154,8 +158,10 @@ class ActionBridge:
                 x = setpoint
                 continue
             for _ in range(round(self.step / self.tracking.period)):
-                v = v + (
-                    self.tracking.k_p * (setpoint - x) - self.tracking.k_v * v
-                ) * self.tracking.period
+                v = (
+                    v
+                    + (self.tracking.k_p * (setpoint - x) - self.tracking.k_v * v)
+                    * self.tracking.period
+                )
                 x = x + v * self.tracking.period
         return setpoints

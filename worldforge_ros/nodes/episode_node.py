@@ -55,6 +55,8 @@ CALL_ATTEMPTS = 3
 ARM_TIMEOUT = 10.0
 """Seconds in which the gate may go on refusing to arm."""
 ARM_RETRY = 0.5
+STATUS_TIMEOUT = 5.0
+"""Seconds until the gate's status shows that it has armed or disarmed."""
 
 # A recorder wants every message, also those that arrive while it is busy with another.
 _ALL = qos.REPORT
@@ -180,12 +182,19 @@ class EpisodeNode(Node):
         yield from self._until(
             lambda: self._plan_after(begun), self._startup_timeout, "planning", self._plan_text
         )
+        if self._arm:
+            yield from self._set_armed(True)
+            # Verdicts on chunks that came too early are no part of the episode.
+            yield from self._until(
+                lambda: not self._is_disarmed(),
+                STATUS_TIMEOUT,
+                "armed",
+                self._mode_text,
+            )
+            self._say("gate armed")
         self._gate_before = self._gate
         if self._record:
             self._begin_recording()
-        if self._arm:
-            yield from self._set_armed(True)
-            self._say("gate armed")
         try:
             ended = yield from self._watch()
         except WorldForgeError:
@@ -195,12 +204,12 @@ class EpisodeNode(Node):
             raise
         if self._arm:
             yield from self._set_armed(False)
+            # The last status has the final counters.
+            yield from self._until(self._is_disarmed, STATUS_TIMEOUT, "disarmed", self._mode_text)
             self._say("gate disarmed")
         if self._record:
             self._end_recording()
             self._write(ended)
-
-    # -- waiting -----------------------------------------------------------------------------
 
     def _until(
         self,
@@ -231,6 +240,12 @@ class EpisodeNode(Node):
 
     def _missing_text(self) -> str:
         return f"no {', no '.join(self._missing())}"
+
+    def _is_disarmed(self) -> bool:
+        return self._gate is not None and self._gate.mode == GateStatus.DISARMED
+
+    def _mode_text(self) -> str:
+        return f"the gate is {'silent' if self._gate is None else self._gate.mode_name}"
 
     def _plan_after(self, stamp: int) -> bool:
         plan = self._plan
@@ -325,8 +340,6 @@ class EpisodeNode(Node):
         if self._plan is not None:
             parts.append(f"plan {self._plan.cycle} {self._plan.outcome}")
         return "   ".join(parts)
-
-    # -- recording ---------------------------------------------------------------------------
 
     def _begin_recording(self) -> None:
         self._start = self._now()

@@ -89,6 +89,7 @@ class SafetyGateNode(Node):
         self._capture_to_command = 0.0
         self._still_sent: object = None
         self._status_key: tuple[object, ...] = ()
+        self._status_verdict: Verdict | None = None
         self._status_due = 0.0
         self._reported_error: Exception | None = None
 
@@ -205,11 +206,13 @@ class SafetyGateNode(Node):
         gate = self._gate
         now = time.monotonic()
         with self._lock:
-            key = (gate.mode, gate.reason, gate.epoch, id(gate.last_verdict))
-            if key == self._status_key and now < self._status_due:
+            verdict = gate.last_verdict
+            key = (gate.mode, gate.reason, gate.epoch)
+            same = key == self._status_key and verdict is self._status_verdict
+            if same and now < self._status_due:
                 return
-            message = self._status_message(gate.counters, gate.last_verdict)
-            self._status_key = key
+            message = self._status_message(gate.counters, verdict)
+            self._status_key, self._status_verdict = key, verdict
         self._status_due = now + STATUS_PERIOD
         self._status.publish(message)
 

@@ -1,4 +1,6 @@
-"""LeWorldModel architectures from a strict schema: a checkpoint's configuration can name no other code."""
+"""LeWorldModel architectures from a strict schema: a checkpoint's configuration can name no other
+code.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,8 @@ def default_config(image_size: int, action_dim: int, *, dim: int = 128) -> dict[
     }
 
 
-def build_lewm(config: object) -> nn.Module:
-    """A LeWM with random weights from a configuration tree.
+def build_lewm(config: object) -> Any:
+    """A ``stable_worldmodel.wm.lewm.LeWM`` with random weights from a configuration tree.
 
     :raises WorldForgeError: ``CHECKPOINT_INVALID`` naming the first entry that the schema does not
         allow, ``DEPENDENCY_MISSING`` without stable-worldmodel.
@@ -104,7 +106,7 @@ def build_lewm(config: object) -> nn.Module:
             "expected the package stable-worldmodel",
         ) from error
     return cast(
-        nn.Module,
+        Any,
         LeWM(
             encoder=ConvEncoder(
                 image_size=_whole(encoder["image_size"], "config.encoder.image_size"),

@@ -49,7 +49,7 @@ class Scorer(Protocol):
         :param history: oldest first, exactly ``self.history`` observations.
         :param goal: (height, width, 3) uint8 RGB, same camera.
         :param candidates: (S, H, J) set-points in m or rad.
-        :param action_history: ((history - 1) * block, J) set-points executed between the frames; None
-            or empty when ``history`` is 1.
+        :param action_history: ((history - 1) * block, J) set-points executed between the frames;
+            None or empty when ``history`` is 1.
         :raises WorldForgeError: with a specific code; nothing is padded or cut.
         """

@@ -30,7 +30,9 @@ def resize_pixels(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.ui
 
 
 def normalise_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(..., H, W, 3) uint8 to (..., 3, H, W) float32: divided by 255, then mean and std a channel."""
+    """(..., H, W, 3) uint8 to (..., 3, H, W) float32: divided by 255, then mean and std a
+    channel.
+    """
     shift = torch.tensor(mean, device=images.device)
     scale = torch.tensor(std, device=images.device)
     return ((images.float() / 255.0 - shift) / scale).movedim(-1, -3)
@@ -46,7 +48,8 @@ class EncoderOutput:
 class ConvEncoder(nn.Module):
     """Strided convolutions behind the call signature of a Hugging Face ViT.
 
-    ``channels`` gives one halving of the picture each; the last map is flattened, so position survives.
+    ``channels`` gives one halving of the picture each; the last map is flattened, so position
+    survives.
     """
 
     def __init__(self, image_size: int, channels: tuple[int, ...], dim: int) -> None:
@@ -68,5 +71,7 @@ class ConvEncoder(nn.Module):
         self.head = nn.Linear(previous * side * side, dim)
 
     def forward(self, pixels: Tensor, interpolate_pos_encoding: bool = False) -> EncoderOutput:
-        """(N, 3, size, size) float to one token (N, 1, dim); the flag is part of the ViT signature."""
+        """(N, 3, size, size) float to one token (N, 1, dim); the flag is part of the ViT
+        signature.
+        """
         return EncoderOutput(self.head(self.body(pixels).flatten(1))[:, None])

@@ -79,8 +79,8 @@ class PushTSimulation:
         self._drop_contact_counter()
 
     def _drop_contact_counter(self) -> None:
-        # gym-pusht counts contacts of collision type 0 in a Python callback that nothing here reads;
-        # it would cost more than the physics of a step in contact.
+        # gym-pusht counts contacts of collision type 0 in a Python callback that nothing here
+        # reads; it would cost more than the physics of a step in contact.
         for shape in self._env.space.shapes:
             shape.collision_type = 1
 
@@ -144,7 +144,8 @@ class PushTSimulation:
     def rollout(
         self, state: npt.ArrayLike, velocities: npt.ArrayLike, every: int = 1
     ) -> FloatArray:
-        """Block poses that pusher motions would bring about; the world ends as the last one left it.
+        """Block poses that pusher motions would bring about; the world ends as the last one left
+        it.
 
         The pusher is kinematic, so its motion is known before the physics runs.
 

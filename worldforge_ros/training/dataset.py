@@ -1,9 +1,9 @@
 """Recorded PushT episodes on disk: one compressed ``.npz`` an episode.
 
-Arrays of an episode of T steps, all captured at the *start* of a step: ``images`` (T, 96, 96, 3) uint8 RGB,
-``position`` (T, 2) m, ``velocity`` (T, 2) m/s, ``action`` (T, 2) m the executed set-point of that step,
-``label`` (T, 2) m the set-point that the demonstrator wanted, ``state`` (T, 5) and ``coverage`` (T,) of the
-simulator, and the scalars ``seed`` and ``kind`` (``demo`` or ``play``).
+Arrays of an episode of T steps, all captured at the *start* of a step: ``images`` (T, 96, 96, 3)
+uint8 RGB, ``position`` (T, 2) m, ``velocity`` (T, 2) m/s, ``action`` (T, 2) m the executed
+set-point of that step, ``label`` (T, 2) m the set-point that the demonstrator wanted, ``state`` (T,
+5) and ``coverage`` (T,) of the simulator, and the scalars ``seed`` and ``kind`` (``demo`` or ``play``).
 """
 
 from __future__ import annotations
@@ -133,7 +133,8 @@ class EpisodeSet:
             np.arange(self.offsets[index], self.offsets[index + 1] - length + 1, stride)
             for index in chosen
         ]
-        return np.concatenate([np.empty(0, np.int64), *starts]).astype(np.int64)
+        found: npt.NDArray[np.int64] = np.concatenate([np.empty(0, np.int64), *starts])
+        return found
 
 
 def load_episodes(paths: Sequence[Path], image_cache: Path | None = None) -> EpisodeSet:

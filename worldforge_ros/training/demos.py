@@ -1,7 +1,8 @@
 """PushT demonstrations by a planner on the true simulator state, and cheap random play.
 
-The demonstrator is a cross-entropy search over four way-points of the pusher's set-point, simulated on a
-second world. It sees the true state; what is recorded is what a robot's camera and joints would have shown.
+The demonstrator is a cross-entropy search over four way-points of the pusher's set-point, simulated
+on a second world. It sees the true state; what is recorded is what a robot's camera and joints
+would have shown.
 
 ``python -m worldforge_ros.training.demos --episodes 250 --out data/pusht/demos``
 """
@@ -32,6 +33,8 @@ FloatArray = npt.NDArray[np.float64]
 
 FIRST_TRAINING_SEED = 100_000
 """Evaluation uses seeds below 10 000; training never does."""
+FIRST_RECOVERY_SEED = 200_000
+"""From here on a demonstration starts where random pushing left the block."""
 TICKS = round(CONTROL_STEP / PHYSICS_STEP)
 REACH = (0.025, 0.487)
 """Where set-points may lie, m: the pusher's radius inside the walls."""
@@ -73,7 +76,9 @@ class CrossEntropyPlanner:
         return points + poses[..., None, :2]
 
     def _setpoints(self, start: FloatArray, waypoints: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Reachable way-points (S, W, 2) and the set-points (S, H, 2) on straight legs through them."""
+        """Reachable way-points (S, W, 2) and the set-points (S, H, 2) on straight legs through
+        them.
+        """
         settings = self.settings
         leg = settings.horizon // settings.waypoints
         longest = settings.max_speed * CONTROL_STEP * leg
@@ -122,7 +127,9 @@ class CrossEntropyPlanner:
         inner = rng.uniform(-0.04, 0.09, (count, 1))
         radius = np.where(pushing, inner, outer)
         last = (here + turn)[:, None]
-        aside = rng.normal(0, 0.04, (count, 1))[..., None] * np.stack([-np.sin(last), np.cos(last)], -1)
+        aside = rng.normal(0, 0.04, (count, 1))[..., None] * np.stack(
+            [-np.sin(last), np.cos(last)], -1
+        )
         ray = np.stack([np.cos(angle), np.sin(angle)], -1)
         plans: FloatArray = centre + radius[..., None] * ray + aside
         return plans
@@ -132,7 +139,8 @@ class CrossEntropyPlanner:
     ) -> FloatArray:
         """Set-points (horizon, 2) in m, starting from the last ``setpoint`` (2,).
 
-        :param state: (5,) true state; ``position`` and ``velocity`` (2,) of the pusher in m and m/s.
+        :param state: (5,) true state; ``position`` and ``velocity`` (2,) of the pusher in m and
+            m/s.
         """
         settings = self.settings
         count, points = settings.samples, settings.waypoints
@@ -167,7 +175,8 @@ class CrossEntropyPlanner:
                 spread = elites.std(axis=0) + 0.003
         _, chosen = self._setpoints(setpoint, best_points[None].copy())
         self._chosen = best_points
-        return chosen[0]
+        setpoints_of_best: FloatArray = chosen[0]
+        return setpoints_of_best
 
     def advance(self, steps: int) -> None:
         """Warm start: the next search begins at the last plan, ``steps`` steps on."""
@@ -187,7 +196,8 @@ def pusher_motion(
 
     gym-pusht's law: acceleration = 100 (set-point - x) - 20 v, semi-implicit Euler at 10 ms.
 
-    :returns: positions (S, H, 2) in m after each step, velocities (S, H * 10, 2) in m/s in each physics step.
+    :returns: positions (S, H, 2) in m after each step, velocities (S, H * 10, 2) in m/s in each
+        physics step.
     """
     samples, horizon = setpoints.shape[:2]
     x = np.repeat(position[None], samples, axis=0)
@@ -245,23 +255,26 @@ def demonstrate(
     replan_every: int = 4,
     hold_steps: int = 8,
     disturbance: float = 0.2,
+    start: FloatArray | None = None,
 ) -> Episode:
     """One demonstration from gym-pusht's start for ``seed``; deterministic.
 
-    With probability ``disturbance`` the set-points between two plans are bent away by up to 30 mm, so
-    that recoveries are seen; ``label`` keeps what the planner wanted.
+    With probability ``disturbance`` the set-points between two plans are bent away by up to 30 mm,
+    so that recoveries are seen; ``label`` keeps what the planner wanted.
     """
     rng = np.random.default_rng([seed, 1])
     simulation = PushTSimulation()
     simulation.reset(seed=seed)
+    if start is not None:
+        simulation.set_state(start)
     planner = CrossEntropyPlanner(rng, settings)
     recorder = _Recorder(simulation)
-    setpoint = np.clip(simulation.position, *REACH)
+    setpoint: FloatArray = np.clip(simulation.position, *REACH)
     solved_at: int | None = None
     step = 0
     while step < max_steps and solved_at is None:
         plan = planner.plan(simulation.state, simulation.position, simulation.velocity, setpoint)
-        bend = np.zeros((replan_every, 2))
+        bend: FloatArray = np.zeros((replan_every, 2))
         if step > 0 and rng.random() < disturbance:
             shape = np.sin(np.pi * np.arange(1, replan_every + 1) / (replan_every + 1))[:, None]
             bend = shape * rng.uniform(-0.03, 0.03, 2)
@@ -293,7 +306,7 @@ def play(seed: int, *, steps: int = 100) -> Episode:
         agent = goal[:2] + 160.0 * np.array([np.cos(angle), np.sin(angle)])
         simulation.reset(state=[*agent, *goal])
     recorder = _Recorder(simulation)
-    setpoint = np.clip(simulation.position, *REACH)
+    setpoint: FloatArray = np.clip(simulation.position, *REACH)
     step = 0
     while step < steps:
         centre = simulation.keypoints().mean(axis=0) / UNITS_PER_METRE
@@ -313,9 +326,21 @@ def play(seed: int, *, steps: int = 100) -> Episode:
     return recorder.episode(seed, "play")
 
 
+def recover(seed: int, *, max_steps: int = 300) -> Episode:
+    """A demonstration from where random pushing left the block, often at a wall; deterministic."""
+    start = play(seed).state[-1].astype(np.float64)
+    start[:2] = np.clip(start[:2], *(limit * UNITS_PER_METRE for limit in REACH))
+    return demonstrate(seed, max_steps=max_steps, start=start)
+
+
 def _make(seed: int, *, kind: str, folder: Path, max_steps: int) -> tuple[int, int, float]:
     path = episode_path(folder, kind, seed)
-    episode = play(seed) if kind == "play" else demonstrate(seed, max_steps=max_steps)
+    if kind == "play":
+        episode = play(seed)
+    elif seed >= FIRST_RECOVERY_SEED:
+        episode = recover(seed, max_steps=max_steps)
+    else:
+        episode = demonstrate(seed, max_steps=max_steps)
     save_episode(episode, path)
     return seed, len(episode), float(episode.coverage.max())
 
@@ -350,7 +375,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _map(make: partial[tuple[int, int, float]], seeds: list[int], jobs: int) -> Iterator[tuple[int, int, float]]:
+def _map(
+    make: partial[tuple[int, int, float]], seeds: list[int], jobs: int
+) -> Iterator[tuple[int, int, float]]:
     if jobs <= 1:
         yield from map(make, seeds)
         return

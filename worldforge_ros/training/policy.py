@@ -41,6 +41,8 @@ BoolArray = npt.NDArray[np.bool_]
 N_OBS_STEPS = 2
 HORIZON = 16
 SIDE = 512.0
+HOLD_STEPS = 2
+"""Steps kept of standing still after success: with more, the policy stops just short of it."""
 MIRRORED_CORNERS = (1, 0, 3, 2, 5, 4, 7, 6)
 """Which corner of the block each corner becomes in a mirror along the block's stem."""
 
@@ -104,7 +106,9 @@ def load_demonstrations(
         if episode.coverage[best] < min_coverage:
             continue
         solved = bool(episode.coverage[best] > SUCCESS_COVERAGE)
-        stop = len(episode) if solved else best + 1
+        if solved:
+            best = int(np.flatnonzero(episode.coverage > SUCCESS_COVERAGE)[0]) + HOLD_STEPS - 1
+        stop = min(best + 1, len(episode))
         cached = cache / f"{path.stem}_{key}.npy"
         if not cached.is_file():
             np.save(cached, predict(network, episode.images))
@@ -221,6 +225,8 @@ def make_policy(down_dims: tuple[int, ...], kernel_size: int) -> Any:
         noise_scheduler_type="DDIM",
         num_train_timesteps=100,
         num_inference_steps=10,
+        # Predicting the noise instead needs far more steps for the same error.
+        prediction_type="sample",
         do_mask_loss_for_padding=True,
     )
     return DiffusionPolicy(config)
@@ -340,7 +346,12 @@ def train(args: argparse.Namespace) -> None:
         flush=True,
     )
     policy = make_policy(tuple(args.down_dims), args.kernel_size)
-    stats = statistics(windows)
+    checkpoint = work / "policy_training.pt"
+    saved = None
+    if args.resume and checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=True)
+    # Weights belong to the scale they were trained at, even when more data arrived since.
+    stats = saved["stats"] if saved else statistics(windows)
     preprocessor, _ = make_pre_post_processors(policy.config, dataset_stats=stats)
     optimizer = torch.optim.AdamW(
         policy.parameters(), lr=args.lr, betas=(0.95, 0.999), weight_decay=args.weight_decay
@@ -349,10 +360,8 @@ def train(args: argparse.Namespace) -> None:
         optimizer, lambda step: cosine_rate(step, args.steps, min(300, args.steps // 10))
     )
     average = Average(policy, args.ema)
-    checkpoint = work / "policy_training.pt"
     start = 0
-    if args.resume and checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
+    if saved:
         policy.load_state_dict(saved["policy"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -398,6 +407,7 @@ def train(args: argparse.Namespace) -> None:
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                     "average": average.state_dict(),
+                    "stats": stats,
                     "step": step + 1,
                 },
                 checkpoint,
@@ -417,9 +427,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keypoints", default="data/keypoints/keypoints.safetensors")
     parser.add_argument("--work", default="data/policy", help="folder of checkpoints and logs")
     parser.add_argument("--out", default="models/pusht/policy", help="LeRobot folder to write")
-    parser.add_argument("--steps", type=int, default=7_000, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--steps", type=int, default=5_000, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the weight average")
     parser.add_argument("--noise", type=float, default=1.0, help="noise on keypoints, mm")

@@ -1,12 +1,13 @@
 """Train the small LeWorldModel for PushT on recorded episodes.
 
-LeWorldModel's recipe (arXiv 2603.19312): mean squared error to the next embedding, without a stop-gradient,
-plus ``0.09 *`` SIGReg; AdamW, gradient clipping at 1, windows of four frames one action block apart. Added
-here, because a small model trained for minutes on a CPU does not find the block's angle otherwise: a linear
-probe reads block corners and pusher from encoded and predicted embeddings, and its error is part of
-the loss (``--state-weight``; 0 gives the plain recipe).
+LeWorldModel's recipe (arXiv 2603.19312): mean squared error to the next embedding, without a
+stop-gradient, plus ``0.09 *`` SIGReg; AdamW, gradient clipping at 1, windows of four frames one
+action block apart. Added here, because a small model trained for minutes on a CPU does not find the
+block's angle otherwise: a linear probe reads block corners and pusher from encoded and predicted
+embeddings, and its error is part of the loss (``--state-weight``; 0 gives the plain recipe).
 
-``python -m worldforge_ros.training.world_model --data data/pusht/demos --out data/pusht/world_model``
+``python -m worldforge_ros.training.world_model --data data/pusht/demos --out
+data/pusht/world_model``
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ FloatArray = npt.NDArray[np.float64]
 FRAMES = 4
 """Frames of a training window: three contexts and their successors."""
 SIGREG_WEIGHT = 0.09
+RECALIBRATION_BATCHES = 24
 PROBE_OUTPUTS = 18
 """Eight block corners and the pusher, (x, y) each."""
 
 
 def mirror_states(states: FloatArray) -> FloatArray:
-    """PushT's exact symmetry (x, y) -> (512 - y, 512 - x), which keeps the goal: (..., 5) to (..., 5)."""
+    """PushT's exact symmetry (x, y) -> (512 - y, 512 - x), which keeps the goal: (..., 5) to (...,
+    5).
+    """
     x, y, block_x, block_y, angle = np.moveaxis(states, -1, 0)
     return np.stack([512 - y, 512 - x, 512 - block_y, 512 - block_x, np.pi / 2 - angle], axis=-1)
 
@@ -57,14 +61,16 @@ def probe_targets(states: FloatArray) -> FloatArray:
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     points = corners @ np.swapaxes(rotation, -1, -2) + states[..., None, 2:4]
     flat = points.reshape(*states.shape[:-1], 16)
-    return (np.concatenate([flat, states[..., :2]], axis=-1) - 256.0) / 100.0
+    targets: FloatArray = (np.concatenate([flat, states[..., :2]], axis=-1) - 256.0) / 100.0
+    return targets
 
 
 @dataclass
 class TrainingData:
     """Frames and their mirror images at model resolution; index i + N is the mirror of frame i.
 
-    ``images`` (2 N, size, size, 3) uint8, ``raw`` (2 N, J) actions before z-scoring, ``targets`` (2 N, 18).
+    ``images`` (2 N, size, size, 3) uint8, ``raw`` (2 N, J) actions before z-scoring, ``targets`` (2
+    N, 18).
     """
 
     images: npt.NDArray[np.uint8]
@@ -87,7 +93,9 @@ def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> Tr
     for start in range(0, count, 512):
         part = resize_pixels(episodes.images[start : start + 512], image_size)
         images[start : start + len(part)] = part
-        images[count + start : count + start + len(part)] = part[:, ::-1, ::-1].transpose(0, 2, 1, 3)
+        images[count + start : count + start + len(part)] = part[:, ::-1, ::-1].transpose(
+            0, 2, 1, 3
+        )
     states = episodes.state.astype(np.float64)
     targets = probe_targets(np.concatenate([states, mirror_states(states)]))
     length = (FRAMES - 1) * bridge.block + 1
@@ -119,7 +127,6 @@ def make_batch(data: TrainingData, bridge: ActionBridge, starts: npt.NDArray[np.
     frames = starts[:, None] + bridge.block * np.arange(FRAMES)
     steps = starts[:, None] + np.arange(bridge.block * (FRAMES - 1))
 
-
     blocks = pack_blocks(bridge.normalise(data.raw[steps]), bridge.block)
     return Batch(
         pixels=normalise_pixels(torch.from_numpy(data.images[frames]), PIXEL_MEAN, PIXEL_STD),
@@ -128,9 +135,7 @@ def make_batch(data: TrainingData, bridge: ActionBridge, starts: npt.NDArray[np.
     )
 
 
-def losses(
-    model: nn.Module, probe: nn.Module, sigreg: nn.Module, batch: Batch
-) -> dict[str, Tensor]:
+def losses(model: Any, probe: nn.Module, sigreg: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The terms of the loss, each a scalar."""
     info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
     embedding = info["emb"]
@@ -144,11 +149,14 @@ def losses(
     }
 
 
-def evaluate(model: nn.Module, probe: nn.Module, data: TrainingData, bridge: ActionBridge) -> dict[str, float]:
+def evaluate(
+    model: Any, probe: nn.Module, data: TrainingData, bridge: ActionBridge
+) -> dict[str, float]:
     """Figures on held-out windows.
 
-    ``normalised_error``: one-step prediction error over the mean squared distance of two random embeddings;
-    ``unchanged``: the same for predicting that nothing moves; ``*_mm``: mean distance of the corners.
+    ``normalised_error``: one-step prediction error over the mean squared distance of two random
+    embeddings; ``unchanged``: the same for predicting that nothing moves; ``*_mm``: mean distance
+    of the corners.
     """
     model.eval()
     errors: list[tuple[float, float, float, float]] = []
@@ -183,15 +191,39 @@ def evaluate(model: nn.Module, probe: nn.Module, data: TrainingData, bridge: Act
     }
 
 
+def recalibrate(
+    model: Any, data: TrainingData, bridge: ActionBridge, rng: np.random.Generator
+) -> None:
+    """Set BatchNorm's running statistics to averages over training batches with the present weights.
+
+    The running ones trail behind weights that still change.
+    """
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+    ]
+    momenta = [module.momentum for module in norms]
+    for module in norms:
+        module.reset_running_stats()
+        module.momentum = None
+    with torch.no_grad():
+        for _ in range(RECALIBRATION_BATCHES):
+            batch = make_batch(data, bridge, rng.choice(data.train, 128))
+            info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
+            model.predict(info["emb"][:, :-1], info["act_emb"])
+    for module, momentum in zip(norms, momenta, strict=True):
+        module.momentum = momentum
+
+
 def export(
     folder: Path,
-    model: nn.Module,
+    model: Any,
     probe: nn.Module,
     config: dict[str, Any],
     embodiment: Embodiment,
     data: TrainingData,
 ) -> str:
-    """Write ``config.json``, ``model.safetensors``, ``pose_probe.safetensors``, ``preprocessing.json``.
+    """Write ``config.json``, ``model.safetensors``, ``pose_probe.safetensors``,
+    ``preprocessing.json``.
 
     :returns: SHA-256 of the weights.
     """
@@ -235,6 +267,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.pt")
+    parser.add_argument(
+        "--export", action="store_true", help="only write the checkpoint of OUT/training.pt"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -248,10 +283,13 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     saved = args.out / "training.pt"
     state = None
-    if args.resume:
+    if args.resume or args.export:
         if not saved.is_file():
             raise mismatch(
-                ErrorCode.CHECKPOINT_MISSING, "--resume", found=f"no {saved}", expected="that file"
+                ErrorCode.CHECKPOINT_MISSING,
+                "--resume or --export",
+                found=f"no {saved}",
+                expected="that file",
             )
         state = torch.load(saved, weights_only=True)
     paths = list_episodes(args.data)
@@ -267,7 +305,7 @@ def run(args: argparse.Namespace) -> int:
     parameters = [*model.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.learning_rate, total_steps=args.steps, pct_start=0.05
+        optimizer, args.learning_rate, total_steps=args.steps + 1, pct_start=0.05
     )
     first = 0
     if state is not None:
@@ -283,7 +321,9 @@ def run(args: argparse.Namespace) -> int:
             log.flush()
             print(json.dumps(entry), flush=True)
 
-        kinds = {kind: sum(path.name.startswith(kind) for path in paths) for kind in ("demo", "play")}
+        kinds = {
+            kind: sum(path.name.startswith(kind) for path in paths) for kind in ("demo", "play")
+        }
         report(
             event="start",
             parameters=sum(p.numel() for p in model.parameters()),
@@ -292,6 +332,12 @@ def run(args: argparse.Namespace) -> int:
             episodes=kinds,
             arguments={key: str(value) for key, value in vars(args).items()},
         )
+        if args.export:
+            recalibrate(model, data, bridge, np.random.default_rng([args.seed, first]))
+            figures = {k: round(v, 5) for k, v in evaluate(model, probe, data, bridge).items()}
+            sha256 = export(args.out / "checkpoint", model, probe, config, embodiment, data)
+            report(event="export", step=first, sha256=sha256, **figures)
+            return 0
         began = time.monotonic()
         sums: dict[str, float] = {}
         for step in range(first, args.steps):
@@ -312,6 +358,7 @@ def run(args: argparse.Namespace) -> int:
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             done = step + 1
             if done % args.evaluate_every == 0 or done == args.steps:
+                recalibrate(model, data, bridge, np.random.default_rng([args.seed, done]))
                 count = done - max(first, done - args.evaluate_every)
                 report(
                     step=done,
@@ -326,15 +373,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _resumable(
-    model: nn.Module, probe: nn.Module, optimizer: Any, schedule: Any
-) -> dict[str, Any]:
+def _resumable(model: Any, probe: nn.Module, optimizer: Any, schedule: Any) -> dict[str, Any]:
     return {"model": model, "probe": probe, "optimizer": optimizer, "schedule": schedule}
 
 
 def _save(
     path: Path,
-    model: nn.Module,
+    model: Any,
     probe: nn.Module,
     optimizer: Any,
     schedule: Any,

@@ -1,0 +1,329 @@
+"""The gate node over real DDS, with a robot and a planner played by the test."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
+
+from ros_support import Ros
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float64MultiArray
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from worldforge_ros.msg import ActionChunk as ActionChunkMsg
+from worldforge_ros.msg import GateStatus
+from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.ros import convert, qos
+
+NAMES = ("pusher_x", "pusher_y")
+HOME = (0.25, 0.25)
+
+
+class Bench:
+    """The robot and the planner around one gate process."""
+
+    def __init__(self, ros: Ros, **parameters: Any) -> None:
+        self.ros = ros
+        self.position = HOME
+        self.sensing = True
+        self.sequence = 0
+        self.statuses = ros.record(GateStatus, "safety_gate/status", qos.LATCHED)
+        self.approved = ros.record(ActionChunkMsg, "action_chunk/approved", qos.CHUNK)
+        self.commands: list[tuple[float, list[float]]] = []
+        ros.node.create_subscription(
+            Float64MultiArray,
+            "joint_commands",
+            lambda message: self.commands.append((time.monotonic(), list(message.data))),
+            qos.REPORT,
+        )
+        self.trajectories = ros.record(JointTrajectory, "joint_trajectory", qos.REPORT)
+        self.joints = ros.node.create_publisher(JointState, "joint_states", 10)
+        self.chunks = ros.node.create_publisher(ActionChunkMsg, "action_chunk/proposed", qos.CHUNK)
+        ros.node.create_timer(0.02, self._sense)
+        self.gate = ros.process("safety_gate_node", **parameters)
+        ros.connected(self.joints, 30.0)
+        ros.connected(self.chunks, 30.0)
+        ros.wait_until(lambda: self.statuses, 30.0, "first status")
+
+    def _sense(self) -> None:
+        if not self.sensing:
+            return
+        message = JointState(name=list(NAMES), position=list(self.position), velocity=[0.0, 0.0])
+        message.header.stamp = self.ros.node.get_clock().now().to_msg()
+        self.joints.publish(message)
+
+    @property
+    def status(self) -> GateStatus:
+        return self.statuses[-1]
+
+    def mode(self, mode: int, timeout: float = 5.0) -> GateStatus:
+        self.ros.wait_until(lambda: self.status.mode == mode, timeout, f"mode {mode}")
+        return self.status
+
+    def arm(self) -> Any:
+        # The first joint state may still be on its way.
+        deadline = time.monotonic() + 10.0
+        while True:
+            answer = self.enable(True)
+            if answer.success or time.monotonic() > deadline:
+                assert answer.success, answer.message
+                return self.mode(GateStatus.HOLDING)
+            self.ros.spin_for(0.05)
+
+    def enable(self, on: bool) -> Any:
+        return self.ros.call(SetBool, "safety_gate/enable", SetBool.Request(data=on))
+
+    def trigger(self, name: str) -> Any:
+        return self.ros.call(Trigger, f"safety_gate/{name}", Trigger.Request())
+
+    def message(self, actions: Any, **changes: Any) -> ActionChunkMsg:
+        self.sequence += 1
+        now = self.ros.node.get_clock().now().nanoseconds
+        fields: dict[str, Any] = {
+            "stamp": now,
+            "embodiment": "pusht",
+            "joint_names": NAMES,
+            "step": 0.1,
+            "actions": np.asarray(actions, dtype=np.float64),
+            "source": "policy",
+            "epoch": self.status.epoch,
+            "sequence": self.sequence,
+            "observation_stamp": now,
+        }
+        return convert.chunk_to_msg(ActionChunk(**{**fields, **changes}), "base")
+
+    def send(self, message: ActionChunkMsg) -> GateStatus:
+        received = self.status.chunks_received
+        self.chunks.publish(message)
+        self.ros.wait_until(
+            lambda: (
+                self.status.chunks_received > received
+                and self.status.verdict_sequence == message.sequence
+            ),
+            5.0,
+            "verdict",
+        )
+        return self.status
+
+
+@pytest.fixture
+def bench(ros: Ros) -> Iterator[Bench]:
+    bench = Bench(ros)
+    with bench.gate:
+        yield bench
+
+
+def ramp(count: int, step: float = 0.02) -> list[tuple[float, float]]:
+    return [(HOME[0] + step * (k + 1), HOME[1]) for k in range(count)]
+
+
+def test_starts_disarmed_sends_nothing_and_holds_once_armed(bench: Bench) -> None:
+    assert bench.status.mode == GateStatus.DISARMED
+    assert (bench.status.mode_name, bench.status.verdict) == ("DISARMED", "")
+    status = bench.send(bench.message(ramp(3)))
+    assert list(status.reason_codes) == ["NOT_ARMED"]
+    bench.ros.spin_for(0.3)
+    assert bench.commands == []
+    bench.arm()
+    bench.ros.wait_until(lambda: len(bench.commands) > 20, 5.0, "hold set-points")
+    assert all(data == list(HOME) for _, data in bench.commands)
+    assert bench.enable(False).success
+    bench.mode(GateStatus.DISARMED)
+    bench.ros.spin_for(0.05)
+    sent = len(bench.commands)
+    bench.ros.spin_for(0.3)
+    assert len(bench.commands) == sent
+
+
+def test_executes_a_good_chunk_then_holds_on_silence(bench: Bench) -> None:
+    bench.arm()
+    bench.send(bench.message(ramp(5)))
+    armed = next(s for s in bench.statuses if s.mode == GateStatus.ARMED)
+    assert armed.verdict == "APPROVED"
+    assert len(bench.approved) == 1
+    bench.position = (0.33, 0.25)
+    bench.mode(GateStatus.HOLDING)
+    bench.ros.wait_until(lambda: bench.commands[-1][1] == [0.33, 0.25], 2.0, "hold position")
+    levels = [key for key, _ in groupby(round(data[0], 6) for _, data in bench.commands)]
+    assert levels == [0.25, 0.27, 0.29, 0.31, 0.33, 0.35, 0.33]
+    status = bench.status
+    assert (status.steps_executed, status.holds, status.chunks_approved) == (5, 1, 1)
+    latency = convert.duration_to_seconds(status.validation_latency)
+    assert 0.0 < latency < 0.1
+    reaction = convert.duration_to_seconds(status.capture_to_command)
+    assert 0.0 < reaction < 0.5
+
+
+def _bad(bench: Bench) -> dict[str, tuple[ActionChunkMsg, set[str]]]:
+    now = bench.ros.node.get_clock().now().nanoseconds
+    short = bench.message(ramp(2))
+    short.actions.data = short.actions.data[:-1]
+    return {
+        "nan": (bench.message([(math.nan, 0.25)]), {"NOT_FINITE"}),
+        "cut data": (short, {"MALFORMED"}),
+        "shape": (bench.message(np.full((2, 3), 0.25)), {"SHAPE_MISMATCH"}),
+        "joints": (
+            bench.message(ramp(2), joint_names=("a", "b")),
+            {"JOINT_NAMES_MISMATCH"},
+        ),
+        "huge": (bench.message(np.full((600, 2), 0.25)), {"HORIZON_INVALID"}),
+        "position": (
+            bench.message([(0.25, 0.25 + 0.09 * k) for k in range(1, 5)]),
+            {"POSITION_LIMIT"},
+        ),
+        "velocity": (bench.message([HOME, (0.4, 0.25)]), {"VELOCITY_LIMIT"}),
+        "jump": (bench.message([(0.4, 0.25)]), {"SEAM_COMMANDED", "SEAM_MEASURED"}),
+        "over": (bench.message(ramp(2), stamp=now - 400_000_000), {"CHUNK_OVER"}),
+        "observation": (
+            bench.message(ramp(2), observation_stamp=now - 2_000_000_000),
+            {"OBSERVATION_TOO_OLD"},
+        ),
+        "future": (bench.message(ramp(2), stamp=now + 10**10), {"CHUNK_IN_FUTURE"}),
+        "unstamped": (bench.message(ramp(2), observation_stamp=0), {"OBSERVATION_STAMP_UNSET"}),
+        "epoch": (bench.message(ramp(2), epoch=7), {"EPOCH_MISMATCH"}),
+        "robot": (bench.message(ramp(2), embodiment="aloha"), {"EMBODIMENT_MISMATCH"}),
+    }
+
+
+def test_every_bad_chunk_gives_its_code_and_moves_nothing(bench: Bench) -> None:
+    bench.arm()
+    total = 0
+    for name in list(_bad(bench)):
+        message, expected = _bad(bench)[name]
+        status = bench.send(message)
+        total += 1
+        assert status.verdict == "REJECTED", name
+        assert set(status.reason_codes) == expected, (name, list(status.reason_messages))
+        assert status.mode == GateStatus.HOLDING
+    assert bench.status.chunks_rejected == total
+    counts = dict(zip(bench.status.rejected_codes, bench.status.rejected_counts, strict=True))
+    assert counts["NOT_FINITE"] == 1
+    assert bench.approved == []
+    assert all(data == list(HOME) for _, data in bench.commands)
+
+
+def test_a_stop_latches_and_rearm_refuses_what_was_planned_before(bench: Bench) -> None:
+    bench.arm()
+    bench.send(bench.message(ramp(10)))
+    bench.ros.wait_until(lambda: bench.commands[-1][1][0] > 0.28, 5.0, "motion")
+    old = bench.message(np.tile(HOME, (20, 1)))
+    bench.position = (0.27, 0.25)
+    bench.ros.spin_for(0.1)
+    assert bench.trigger("stop").success
+    bench.mode(GateStatus.STOPPED)
+    bench.ros.wait_until(lambda: bench.commands[-1][1] == [0.27, 0.25], 2.0, "stop position")
+    sent = len(bench.commands)
+    bench.position = (0.272, 0.25)
+    status = bench.send(bench.message(ramp(10)))
+    assert list(status.reason_codes) == ["STOPPED"]
+    assert not bench.enable(True).success
+    bench.ros.spin_for(0.3)
+    assert len(bench.commands) > sent + 10, "a stopped gate goes on holding the robot"
+    assert all(data == [0.27, 0.25] for _, data in bench.commands[sent:])
+    epoch = bench.status.epoch
+    assert bench.trigger("rearm").success
+    status = bench.mode(GateStatus.HOLDING)
+    assert status.epoch == epoch + 1
+    old.sequence = bench.sequence + 10
+    assert "EPOCH_MISMATCH" in bench.send(old).reason_codes
+    bench.sequence += 20
+    bench.position = HOME
+    bench.ros.wait_until(lambda: bench.status.mode == GateStatus.HOLDING, 2.0)
+    assert bench.send(bench.message([(0.27, 0.25)] * 3)).verdict == "APPROVED"
+
+
+def test_a_protective_stop_is_obeyed_with_either_durability(bench: Bench) -> None:
+    bench.arm()
+    for profile in (qos.LATCHED, qos.CHUNK):
+        button = bench.ros.node.create_publisher(Bool, "safety_gate/protective_stop", profile)
+        bench.ros.wait_until(lambda b=button: b.get_subscription_count() > 0, 10.0)
+        button.publish(Bool(data=True))
+        assert bench.mode(GateStatus.STOPPED).reason.startswith("PROTECTIVE_STOP")
+        assert "PROTECTIVE_STOP" in bench.trigger("rearm").message
+        button.publish(Bool(data=False))
+        bench.ros.wait_until(lambda: bench.trigger("rearm").success, 5.0, "rearm")
+        bench.mode(GateStatus.HOLDING)
+        bench.ros.node.destroy_publisher(button)
+
+
+def test_silent_joint_states_stop(bench: Bench) -> None:
+    bench.arm()
+    bench.send(bench.message(ramp(20, 0.001)))
+    bench.sensing = False
+    silent = time.monotonic()
+    status = bench.mode(GateStatus.STOPPED)
+    assert time.monotonic() - silent < 1.0
+    assert status.reason.startswith("JOINT_STATE_STALE")
+    bench.ros.spin_for(0.05)
+    place = bench.commands[-1][1]
+    sent = len(bench.commands)
+    bench.ros.wait_until(lambda: len(bench.commands) > sent + 20, 5.0, "set-points after the stop")
+    assert all(data == place for _, data in bench.commands[sent:])
+
+
+def test_two_planners_prevent_arming(bench: Bench) -> None:
+    bench.ros.node.create_publisher(ActionChunkMsg, "action_chunk/proposed", qos.CHUNK)
+    bench.ros.wait_until(
+        lambda: "MULTIPLE_PUBLISHERS" in bench.enable(True).message, 5.0, "refusal"
+    )
+    assert bench.status.mode == GateStatus.DISARMED
+
+
+def test_trajectories_end_at_rest_and_a_stop_replaces_them(ros: Ros) -> None:
+    bench = Bench(ros, output="joint_trajectory")
+    with bench.gate:
+        bench.arm()
+        hold = bench.ros.wait_until(lambda: bench.trajectories, 5.0, "hold trajectory")[-1]
+        assert [list(point.positions) for point in hold.points] == [list(HOME)]
+        bench.send(bench.message(ramp(10)))
+        bench.ros.wait_until(lambda: len(bench.trajectories) == 2, 5.0, "trajectory")
+        trajectory = bench.trajectories[-1]
+        assert tuple(trajectory.joint_names) == NAMES
+        times = [convert.duration_to_seconds(p.time_from_start) for p in trajectory.points]
+        assert len(times) == 10
+        assert times[0] > 0
+        np.testing.assert_allclose(np.diff(times), 0.1, atol=1e-6)
+        np.testing.assert_allclose(
+            [p.positions[0] for p in trajectory.points], [x for x, _ in ramp(10)], atol=1e-6
+        )
+        assert list(trajectory.points[-1].velocities) == [0.0, 0.0]
+        assert trajectory.points[4].velocities[0] == pytest.approx(0.2, rel=1e-3)
+        bench.position = (0.26, 0.25)
+        bench.ros.spin_for(0.1)
+        assert bench.trigger("stop").success
+        bench.ros.wait_until(lambda: len(bench.trajectories) == 3, 5.0, "stop trajectory")
+        (point,) = bench.trajectories[-1].points
+        assert (list(point.positions), list(point.velocities)) == ([0.26, 0.25], [0.0, 0.0])
+        bench.ros.spin_for(0.3)
+        assert len(bench.trajectories) == 3
+        assert bench.commands == []
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_process_cleanly(bench: Bench, signal_number: int) -> None:
+    bench.arm()
+    code, output = bench.gate.stop(signal_number, timeout=10.0)
+    assert code == 0, output
+    assert "Traceback" not in output
+    bench.ros.spin_for(0.1)
+    sent = len(bench.commands)
+    bench.ros.spin_for(0.3)
+    assert len(bench.commands) == sent
+
+
+def test_a_wrong_parameter_is_one_line_and_status_2(ros: Ros) -> None:
+    with ros.process("safety_gate_node", embodiment="nobody") as process:
+        code, output = process.finish(30.0)
+    assert code == 2
+    assert "EMBODIMENT_UNKNOWN" in output
+    assert "Traceback" not in output
