@@ -194,7 +194,7 @@ def evaluate(
 def recalibrate(
     model: Any, data: TrainingData, bridge: ActionBridge, rng: np.random.Generator
 ) -> None:
-    """Set BatchNorm's running statistics to averages over training batches with the present weights.
+    """Set BatchNorm's running statistics to averages over training batches, weights as they are.
 
     The running ones trail behind weights that still change.
     """
@@ -242,7 +242,7 @@ def export(
         "step": spec.step,
         "block": spec.block,
         "history": spec.history,
-        "objective": "l2",
+        "objective": "pose",
     }
     for name, document in (("config", config), ("preprocessing", preprocessing)):
         (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
