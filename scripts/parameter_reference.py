@@ -34,7 +34,9 @@ def node_classes() -> dict[str, type[Node]]:
         found = [
             value
             for value in vars(module).values()
-            if inspect.isclass(value) and issubclass(value, Node) and value.__module__ == module.__name__
+            if inspect.isclass(value)
+            and issubclass(value, Node)
+            and value.__module__ == module.__name__
         ]
         classes[name] = found[0]
     return classes
@@ -52,12 +54,17 @@ def rows(node: Node) -> list[str]:
     """One table row a parameter of ``node``."""
     lines = []
     for name in sorted(node._parameters):
-        if name.startswith("qos_overrides") or name in ("use_sim_time", "start_type_description_service"):
+        if name.startswith("qos_overrides") or name in (
+            "use_sim_time",
+            "start_type_description_service",
+        ):
             continue
         parameter: Parameter = node.get_parameter(name)
         descriptor = node.describe_parameter(name)
         value = parameter.value
-        default = f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else ""
+        default = (
+            f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else ""
+        )
         lines.append(f"| `{name}` | {default} | {bounds(descriptor)} | {descriptor.description} |")
     return lines
 

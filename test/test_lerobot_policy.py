@@ -124,7 +124,7 @@ def test_shapes_units_and_metadata(policy: LeRobotPolicy) -> None:
     assert proposal.metadata["sha256"] == policy.sha256
     assert proposal.metadata["type"] == "diffusion"
     assert proposal.metadata["device"] == "cpu"
-    assert proposal.metadata["num_inference_steps"] == "10"
+    assert proposal.metadata["num_inference_steps"] == "5"
     assert float(proposal.metadata["model_latency_s"]) > 0.0
     assert float(proposal.metadata["spread"]) == pytest.approx(
         spread(proposal.candidates), abs=1e-6

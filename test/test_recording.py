@@ -242,6 +242,16 @@ def test_rows_split_the_median_into_model_and_the_rest() -> None:
     assert "model_share" not in rows["gate"]
 
 
+@pytest.mark.parametrize(("factor", "noted"), [(0.25, True), (0.99, False), (None, False)])
+def test_simulated_time_is_pointed_out(factor: float | None, noted: bool, tmp_path: Path) -> None:
+    log = episode()
+    log.wall_duration = 0.0 if factor is None else log.duration / factor
+    summary = summarise(log)
+    write_report(log, summary, None, tmp_path / "report.html")
+    for text in (table(summary), (tmp_path / "report.html").read_text(encoding="utf-8")):
+        assert ("are simulated time, which ran at 0.25 x real time" in text) == noted
+
+
 def test_hashes_name_the_main_weights_and_the_rest(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "policy_preprocessor.safetensors").write_bytes(b"statistics, which are longer")

@@ -349,6 +349,8 @@ def _run_bench(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 def bench_text(result: dict[str, Any]) -> str:
     """The latency rows as text, with the shares of ROS and of the models in percent."""
+    from worldforge_ros.recording.summary import clock_note
+
     header = f"{'stage':<22}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}{'ROS':>8}{'model':>8}"
     lines = [header, "-" * len(header)]
     for row in result["rows"]:
@@ -360,7 +362,8 @@ def bench_text(result: dict[str, Any]) -> str:
             + "".join(f"{cell:>9}" for cell in cells)
             + "".join(f"{cell:>8}" for cell in shares)
         )
-    return "\n".join(lines)
+    note = clock_note(result)
+    return "\n".join([*lines, f"({note})"] if note else lines)
 
 
 def _run_train(parsed: argparse.Namespace, rest: list[str]) -> int:

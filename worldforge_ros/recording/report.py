@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from worldforge_ros.recording.log import EpisodeLog, GateSample
-from worldforge_ros.recording.summary import latency_rows
+from worldforge_ros.recording.summary import clock_note, latency_rows
 
 SUCCESS_COVERAGE = 0.95
 
@@ -260,9 +260,11 @@ def _latency(summary: Mapping[str, Any]) -> str:
             f"<tr><td>{_STAGES[row['stage']]}</td>{cells}<td class='bar'>{_bar(row, longest)}</td>"
             "</tr>"
         )
+    note = clock_note(summary)
     return (
         "<h2>Latency</h2><p>Milliseconds. The bar splits the median into the time inside a model "
         "and the rest: transport, conversion, waiting. The last row spans all stages.</p>"
+        f"{f'<p>{note[:1].upper()}{note[1:]}.</p>' if note else ''}"
         "<table><tr><th>stage</th><th>p50</th><th>p95</th><th>max</th><th></th></tr>"
         f"{''.join(body)}</table>"
         "<p class='legend'><i style='background: var(--model)'></i>model"

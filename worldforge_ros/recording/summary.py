@@ -37,7 +37,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of ``summary.json``; see DESIGN for its keys.
 
-    A latency or a coverage without a single sample is None.
+    A latency or a coverage without a single sample is None. ``image_to_observation`` and
+    ``capture_to_command`` are differences of stamps and so ROS time; the others are wall time.
     """
     first, last = (log.gate[0], log.gate[-1]) if log.gate else (None, None)
 
@@ -237,6 +238,17 @@ def latency_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def clock_note(summary: Mapping[str, Any]) -> str:
+    """Which latencies are not wall time, in words; empty when ROS time ran like wall time."""
+    factor = summary["realtime_factor"]
+    if factor is None or abs(factor - 1.0) < 0.05:
+        return ""
+    return (
+        "image_to_observation and capture_to_command are simulated time, "
+        f"which ran at {factor:.2f} x real time"
+    )
+
+
 def table(summary: Mapping[str, Any]) -> str:
     """The short table that is printed after an episode."""
 
@@ -261,4 +273,5 @@ def table(summary: Mapping[str, Any]) -> str:
     for row in latency_rows(summary):
         cells = [number(row.get(key), 1) for key in ("p50", "p95", "max", "model_ms", "ros_ms")]
         lines.append(f"{row['stage']:<22}" + "".join(f"{cell:>9}" for cell in cells))
-    return "\n".join(lines)
+    note = clock_note(summary)
+    return "\n".join([*lines, f"({note})"] if note else lines)

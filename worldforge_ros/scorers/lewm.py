@@ -1,7 +1,7 @@
 """LeWorldModel as a scorer: every candidate's predicted future against a picture of the goal.
 
 The architecture comes from a strict schema (``architecture.py``), the weights from
-``model.safetensors`` or from ``weights.pt`` with ``weights_only=True``; nothing in a checkpoint can run code.
+``model.safetensors`` or from ``weights.pt`` with ``weights_only=True``; nothing in it can run code.
 """
 
 from __future__ import annotations

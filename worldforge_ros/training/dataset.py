@@ -3,7 +3,7 @@
 Arrays of an episode of T steps, all captured at the *start* of a step: ``images`` (T, 96, 96, 3)
 uint8 RGB, ``position`` (T, 2) m, ``velocity`` (T, 2) m/s, ``action`` (T, 2) m the executed
 set-point of that step, ``label`` (T, 2) m the set-point that the demonstrator wanted, ``state`` (T,
-5) and ``coverage`` (T,) of the simulator, and the scalars ``seed`` and ``kind`` (``demo`` or ``play``).
+5) and ``coverage`` (T,) of the simulator, and scalars ``seed`` and ``kind`` (``demo`` or ``play``).
 """
 
 from __future__ import annotations

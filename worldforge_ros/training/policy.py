@@ -199,7 +199,7 @@ def statistics(windows: Windows) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def make_policy(down_dims: tuple[int, ...], kernel_size: int) -> Any:
-    """A new LeRobot ``DiffusionPolicy`` for keypoints and pusher position, DDIM with 10 steps."""
+    """A new LeRobot ``DiffusionPolicy`` for keypoints and pusher position, DDIM with 5 steps."""
     from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
@@ -224,7 +224,7 @@ def make_policy(down_dims: tuple[int, ...], kernel_size: int) -> Any:
         kernel_size=kernel_size,
         noise_scheduler_type="DDIM",
         num_train_timesteps=100,
-        num_inference_steps=10,
+        num_inference_steps=5,
         # Predicting the noise instead needs far more steps for the same error.
         prediction_type="sample",
         do_mask_loss_for_padding=True,

@@ -102,6 +102,14 @@ def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> Tr
     held = [index for index in range(len(episodes)) if index % 10 == 9]
     rest = [index for index in range(len(episodes)) if index % 10 != 9]
     train = episodes.windows(length, episodes=rest)
+    held_out = episodes.windows(length, stride=5, episodes=held)
+    if not len(held_out):
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "recorded episodes",
+            found=f"{len(episodes)}, none to hold out",
+            expected=f"10 or more of at least {length} steps",
+        )
     return TrainingData(
         images=images,
         raw=raw,
@@ -109,7 +117,7 @@ def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> Tr
         mean=raw.mean(axis=0),
         std=raw.std(axis=0),
         train=np.concatenate([train, train + count]),
-        held_out=episodes.windows(length, stride=5, episodes=held),
+        held_out=held_out,
     )
 
 
@@ -227,7 +235,7 @@ def export(
 
     :returns: SHA-256 of the weights.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     spec = embodiment.world_model
@@ -248,7 +256,7 @@ def export(
         (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     for name, module in (("model", model), ("pose_probe", probe)):
         tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
-        save_file(tensors, folder / f"{name}.safetensors")
+        (folder / f"{name}.safetensors").write_bytes(save(tensors))
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
@@ -304,16 +312,21 @@ def run(args: argparse.Namespace) -> int:
     sigreg = SIGReg(num_proj=args.projections)
     parameters = [*model.parameters(), *probe.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.learning_rate, total_steps=args.steps + 1, pct_start=0.05
-    )
     first = 0
     if state is not None:
-        for name, part in _resumable(model, probe, optimizer, schedule).items():
+        for name, part in _resumable(model, probe, optimizer).items():
             part.load_state_dict(state[name])
         first = int(state["step"])
         torch.set_rng_state(state["torch_rng"])
         rng = np.random.default_rng([args.seed, first])
+    # Made from --steps also after --resume, so that a run can be given another end.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        args.learning_rate,
+        total_steps=args.steps + 1,
+        pct_start=0.05,
+        last_epoch=first - 1,
+    )
     with (args.out / "log.jsonl").open("a" if first else "w") as log:
 
         def report(**entry: object) -> None:
@@ -367,14 +380,14 @@ def run(args: argparse.Namespace) -> int:
                     **{k: round(v, 5) for k, v in evaluate(model, probe, data, bridge).items()},
                 )
                 sums = {}
-                _save(saved, model, probe, optimizer, schedule, done, [p.name for p in paths])
+                _save(saved, model, probe, optimizer, done, [p.name for p in paths])
                 sha256 = export(args.out / "checkpoint", model, probe, config, embodiment, data)
         report(event="end", sha256=sha256)
     return 0
 
 
-def _resumable(model: Any, probe: nn.Module, optimizer: Any, schedule: Any) -> dict[str, Any]:
-    return {"model": model, "probe": probe, "optimizer": optimizer, "schedule": schedule}
+def _resumable(model: Any, probe: nn.Module, optimizer: Any) -> dict[str, Any]:
+    return {"model": model, "probe": probe, "optimizer": optimizer}
 
 
 def _save(
@@ -382,11 +395,10 @@ def _save(
     model: Any,
     probe: nn.Module,
     optimizer: Any,
-    schedule: Any,
     step: int,
     episodes: list[str],
 ) -> None:
-    parts = _resumable(model, probe, optimizer, schedule)
+    parts = _resumable(model, probe, optimizer)
     content = {name: part.state_dict() for name, part in parts.items()}
     extra = {"step": step, "episodes": episodes, "torch_rng": torch.get_rng_state()}
     partial = path.with_suffix(".partial")

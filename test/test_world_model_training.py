@@ -1,0 +1,111 @@
+"""World-model training: the data it builds, and a whole run of a few steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the package torch is not installed")
+pytest.importorskip("stable_worldmodel", reason="the package stable-worldmodel is not installed")
+pytest.importorskip("gym_pusht", reason="the package gym-pusht is not installed")
+
+from worldforge_ros.embodiment import load_embodiment
+from worldforge_ros.errors import WorldForgeError
+from worldforge_ros.observation import Observation
+from worldforge_ros.scorers.lewm import load_lewm
+from worldforge_ros.simulation.pusht import PushTSimulation
+from worldforge_ros.training import dataset, demos, ranking, world_model
+
+STATE = np.array([120.0, 300.0, 210.0, 260.0, 0.7])
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demos")
+    for seed in range(200_000, 200_010):
+        path = dataset.episode_path(folder, "play", seed)
+        dataset.save_episode(demos.play(seed, steps=21), path)
+    return folder
+
+
+def test_probe_targets_are_the_simulator_s_corners() -> None:
+    simulation = PushTSimulation(image_size=16)
+    simulation.set_state(STATE)
+    found = world_model.probe_targets(STATE) * 100 + 256
+    np.testing.assert_allclose(found[:16].reshape(8, 2), simulation.keypoints(), atol=1e-6)
+    np.testing.assert_allclose(found[16:], STATE[:2])
+
+
+def test_the_mirror_keeps_the_goal_and_the_picture() -> None:
+    simulation = PushTSimulation()
+    goal = np.array([100.0, 200.0, *simulation.goal_pose])
+    np.testing.assert_allclose(world_model.mirror_states(goal)[2:], goal[2:])
+    simulation.set_state(STATE)
+    mirrored = simulation.image()[::-1, ::-1].transpose(1, 0, 2).astype(int)
+    simulation.set_state(world_model.mirror_states(STATE))
+    # Edges are drawn on whole pixels, so a few differ.
+    assert np.abs(simulation.image().astype(int) - mirrored).mean() < 1.5
+
+
+def test_prepared_data_is_time_aligned(recorded: Path) -> None:
+    episodes = dataset.load_episodes(dataset.list_episodes(recorded))
+    data = world_model.prepare(episodes, load_embodiment("pusht"), 16)
+    assert len(data.images) == 2 * 210
+    # Nine episodes of 21 steps hold windows of 16 steps at 6 places each, and their mirrors.
+    assert len(data.train) == 2 * 9 * 6
+    assert data.held_out.tolist() == [9 * 21, 9 * 21 + 5]
+    first = episodes.episode(0)
+    by_hand = (first.action[3] - first.position[3]) * 10.0
+    np.testing.assert_allclose(data.raw[3], by_hand, atol=1e-6)
+    np.testing.assert_allclose(data.raw[213], [-by_hand[1], -by_hand[0]], atol=1e-6)
+
+
+def test_training_exports_a_checkpoint_that_scores(recorded: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    world_model.add_arguments(parser)
+    common = ["--data", str(recorded), "--out", str(tmp_path), "--image-size", "16"]
+    common += ["--batch", "8", "--projections", "8", "--evaluate-every", "2"]
+    assert world_model.run(parser.parse_args([*common, "--steps", "2"])) == 0
+    assert world_model.run(parser.parse_args([*common, "--steps", "3", "--resume"])) == 0
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "step" in entry] == [2, 3]
+    assert entries[0]["held_out"] == 2
+
+    scorer = load_lewm(tmp_path / "checkpoint", load_embodiment("pusht"))
+    assert entries[-1]["sha256"] == scorer.sha256
+    simulation = PushTSimulation()
+    simulation.set_state(STATE)
+    now = Observation(
+        stamp=1,
+        images={"top": simulation.image()},
+        position=simulation.position,
+        velocity=simulation.velocity,
+    )
+    candidates = np.random.default_rng(0).uniform(0.1, 0.3, (4, 10, 2))
+    costs = scorer.score([now], simulation.goal_image(), candidates).costs
+    assert np.isfinite(costs).all()
+    assert len(set(costs.tolist())) > 1
+
+
+def test_training_says_what_is_missing(recorded: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    world_model.add_arguments(parser)
+    arguments = ["--data", str(recorded), "--out", str(tmp_path), "--resume"]
+    with pytest.raises(WorldForgeError, match=r"training\.pt"):
+        world_model.run(parser.parse_args(arguments))
+    few = dataset.load_episodes(dataset.list_episodes(recorded)[:9])
+    with pytest.raises(WorldForgeError, match="9, none to hold out"):
+        world_model.prepare(few, load_embodiment("pusht"), 16)
+
+
+def test_spearman_by_hand() -> None:
+    # Ranks 1 2 3 4 against 2 1 4 3: 1 - 6 * 4 / (4 * 15) = 0.6
+    assert ranking.spearman([10, 20, 30, 40], [5, 1, 9, 7]) == pytest.approx(0.6)
+    assert ranking.spearman([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    assert ranking.spearman([1, 1, 1], [3, 2, 1]) == 0.0
+    # Ranks 1.5 1.5 3 against 1 2 3: covariance 1.5, scale sqrt(1.5 * 2)
+    assert ranking.spearman([4, 4, 9], [1, 2, 3]) == pytest.approx(1.5 / 3**0.5)
