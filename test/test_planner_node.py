@@ -24,7 +24,8 @@ from worldforge_ros.srv import ProposeActions, ScoreCandidates
 
 PUSHT = load_embodiment("pusht")
 RNG = np.random.default_rng(0)
-CANDIDATES = RNG.uniform(0.1, 0.4, (1, 4, 15, 2)).astype(np.float32)
+START = np.array([0.2, 0.3])
+CANDIDATES = (START + RNG.uniform(-0.04, 0.04, (1, 4, 15, 2))).astype(np.float32)
 COSTS = [3.0, math.nan, 1.0, 2.0]
 
 Answer = Callable[[Any, Any], Any]
@@ -70,7 +71,7 @@ class Stage:
             observation = Observation(
                 self.stamp,
                 {"top": RNG.integers(0, 255, (96, 96, 3), dtype=np.uint8)},
-                np.array([0.2, 0.3]),
+                START,
                 np.zeros(2),
             )
             self.observations.publish(convert.observation_to_msg(observation, PUSHT, "base"))
@@ -167,7 +168,12 @@ def test_the_cheapest_candidate_is_sent_with_the_whole_trace(
     chunk = next(c for c in stage.chunks if c.sequence == report.sequence)
     actions = convert.tensor_from_msg(chunk.actions, "actions")
     np.testing.assert_array_equal(actions, CANDIDATES[0, 2])
-    assert chunk.header.stamp == report.observation_stamp == chunk.observation_stamp
+    assert chunk.observation_stamp == report.observation_stamp
+    assert chunk.header.stamp == report.stamp
+    assert convert.stamp_to_ns(report.stamp) > convert.stamp_to_ns(report.observation_stamp), (
+        "a resting robot begins with the first action when the chunk arrives"
+    )
+    assert list(report.reachable) == [True] * 4
     assert chunk.header.frame_id == "base"
     assert (chunk.embodiment, chunk.source, chunk.model_id) == ("pusht", "policy", "p-1 w-1")
     assert chunk.cost == pytest.approx(1.0)
@@ -248,6 +254,12 @@ def no_candidates(request: Any, response: Any) -> Any:
     return response
 
 
+def out_of_reach(request: Any, response: Any) -> Any:
+    moved = CANDIDATES + np.float32(0.2)
+    good_proposal(request, response).candidates = convert.tensor_to_msg(moved)
+    return response
+
+
 def too_few_costs(request: Any, response: Any) -> Any:
     good_scores(request, response).scores = [1.0]
     return response
@@ -264,6 +276,7 @@ def all_nan(request: Any, response: Any) -> Any:
         ("propose", wrong_joints, "JOINT_NAMES_MISMATCH"),
         ("propose", wrong_rank, "TENSOR_SHAPE_MISMATCH"),
         ("propose", no_candidates, "NO_CANDIDATES"),
+        ("propose", out_of_reach, "NO_REACHABLE_CANDIDATE"),
         ("score", too_few_costs, "COSTS_INVALID"),
         ("score", all_nan, "COSTS_INVALID"),
     ],
@@ -310,3 +323,34 @@ def test_a_bad_parameter_is_one_clear_line(
     assert len(lines) == 1
     assert named in lines[0]
     assert "Traceback" not in output
+
+
+def test_a_moving_robot_goes_on_with_its_chunk_until_the_new_one_takes_effect(
+    ros: Ros, stage: Stage, planner: NodeProcess
+) -> None:
+    stage.serve()
+    gate = ros.node.create_publisher(GateStatus, "safety_gate/status", qos.LATCHED)
+    approved = ros.node.create_publisher(ActionChunk, "action_chunk/approved", qos.CHUNK)
+    ros.connected(gate)
+    ros.connected(approved)
+    gate.publish(GateStatus(epoch=1, mode=GateStatus.ARMED))
+    executing = START + 0.001 * np.arange(100)[:, None]
+    chunk = ActionChunk(
+        header=convert.header(stage.stamp - 1_000_000_000, "base"),
+        step=convert.seconds_to_duration(0.1),
+        actions=convert.tensor_to_msg(executing),
+    )
+
+    def spliced() -> bool:
+        approved.publish(chunk)
+        report = stage.report()
+        return report.outcome == "OK" and report.stamp == report.observation_stamp
+
+    ros.wait_until(spliced, 20.0, "a chunk that begins at its observation")
+    report = stage.reports[-1]
+    first = (convert.stamp_to_ns(report.stamp) - convert.stamp_to_ns(chunk.header.stamp)) // 10**8
+    sent = convert.tensor_from_msg(report.candidates, "candidates")[0]
+    np.testing.assert_allclose(sent[:, 0], np.tile(executing[first], (4, 1)), atol=1e-6)
+    np.testing.assert_array_equal(sent[:, -1], CANDIDATES[0, :, -1])
+    scored = convert.tensor_from_msg(stage.scorings[-1].candidates, "candidates")[0]
+    np.testing.assert_array_equal(scored, sent, "what is scored is what would be executed")

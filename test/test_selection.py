@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.observation import Observation
 from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage
+from worldforge_ros.planning.handover import Handover
 from worldforge_ros.planning.selection import choose
 
 RNG = np.random.default_rng(0)
@@ -66,13 +67,26 @@ def candidates(count: int = 3) -> np.ndarray:
     return np.zeros((count, 5, 2), np.float32)
 
 
+def as_they_are(values: np.ndarray) -> Handover:
+    return Handover(values, 1, 0, np.ones(len(values), bool))
+
+
+def unreachable(values: np.ndarray) -> Handover:
+    return Handover(values, 1, 0, np.zeros(len(values), bool))
+
+
 def test_a_whole_cycle() -> None:
     cycle = PlanningCycle(CycleConfig(replan_period=0.5))
     assert cycle.due(1000 * MS)
     ticket = cycle.start(observation(1000), 0.01, now=10.0)
     assert cycle.stage is Stage.PROPOSING
     assert not cycle.due(2000 * MS), "one cycle at a time"
-    assert cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.02, now=10.1) is None
+    assert (
+        cycle.proposed(
+            ticket, candidates(), 0.1, "policy", "p", 0.02, now=10.1, hand_over=as_they_are
+        )
+        is None
+    )
     assert cycle.stage is Stage.SCORING
     trace = cycle.scored(ticket, [3.0, 1.0, 2.0], "w", 0.03, now=10.3)
     assert trace is not None
@@ -91,7 +105,9 @@ def test_a_whole_cycle() -> None:
 def test_without_costs_the_cycle_ends_at_the_proposal() -> None:
     cycle = PlanningCycle(CycleConfig(planner="first"))
     ticket = cycle.start(observation(1), 0.0, now=0.0)
-    trace = cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1)
+    trace = cycle.proposed(
+        ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=as_they_are
+    )
     assert trace is not None
     assert trace.choice is not None
     assert trace.choice.index == 0
@@ -103,20 +119,32 @@ def test_a_missed_deadline_abandons_the_cycle_and_late_replies_are_ignored(stage
     ticket = cycle.start(observation(1), 0.0, now=0.0)
     limit = 1.0
     if stage is Stage.SCORING:
-        cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.5)
+        cycle.proposed(
+            ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.5, hand_over=as_they_are
+        )
         limit = 2.5
     assert cycle.expire(now=limit - 0.01) is None
     trace = cycle.expire(now=limit)
     assert trace is not None
     assert trace.outcome == f"{'PROPOSE' if stage is Stage.PROPOSING else 'SCORE'}_DEADLINE_MISSED"
     assert cycle.deadline_misses == 1
-    assert cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=3.0) is None
+    assert (
+        cycle.proposed(
+            ticket, candidates(), 0.1, "policy", "p", 0.0, now=3.0, hand_over=as_they_are
+        )
+        is None
+    )
     assert cycle.scored(ticket, [1.0, 2.0, 3.0], "w", 0.0, now=3.0) is None
     assert cycle.failed(ticket, WorldForgeError(ErrorCode.INTERNAL, "late"), now=3.0) is None
     assert cycle.stage is Stage.IDLE
     assert cycle.due(2_000 * MS)
     second = cycle.start(observation(2_000), 0.0, now=4.0)
-    assert cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=4.1) is None
+    assert (
+        cycle.proposed(
+            ticket, candidates(), 0.1, "policy", "p", 0.0, now=4.1, hand_over=as_they_are
+        )
+        is None
+    )
     assert cycle.stage is Stage.PROPOSING, "the old ticket does not advance the new cycle"
     assert second == ticket + 1
 
@@ -124,7 +152,7 @@ def test_a_missed_deadline_abandons_the_cycle_and_late_replies_are_ignored(stage
 def test_wrong_number_of_costs_ends_the_cycle_with_its_code() -> None:
     cycle = PlanningCycle(CycleConfig())
     ticket = cycle.start(observation(1), 0.0, now=0.0)
-    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1)
+    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=as_they_are)
     trace = cycle.scored(ticket, [1.0], "w", 0.0, now=0.2)
     assert trace is not None
     assert trace.outcome == "COSTS_INVALID"
@@ -134,5 +162,32 @@ def test_wrong_number_of_costs_ends_the_cycle_with_its_code() -> None:
 def test_time_going_back_starts_a_cycle_at_once() -> None:
     cycle = PlanningCycle(CycleConfig(planner="first", replan_period=0.5))
     ticket = cycle.start(observation(90_000), 0.0, now=0.0)
-    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1)
+    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=as_they_are)
     assert cycle.due(1_000 * MS)
+
+
+def test_only_reachable_candidates_are_chosen() -> None:
+    reachable = [False, True, True]
+    assert choose("scored", [1.0, 3.0, 2.0], 3, RNG, reachable).index == 2
+    assert choose("first", None, 3, RNG, reachable).index == 1
+    picks = {
+        choose("random", None, 3, np.random.default_rng(s), reachable).index for s in range(40)
+    }
+    assert picks == {1, 2}
+    with pytest.raises(WorldForgeError) as caught:
+        choose("scored", [1.0, math.nan, math.nan], 3, RNG, reachable)
+    assert caught.value.code is ErrorCode.COSTS_INVALID
+    with pytest.raises(WorldForgeError) as caught:
+        choose("first", None, 3, RNG, [False] * 3)
+    assert caught.value.code is ErrorCode.NO_REACHABLE_CANDIDATE
+
+
+def test_without_a_reachable_candidate_nothing_is_scored() -> None:
+    cycle = PlanningCycle(CycleConfig())
+    ticket = cycle.start(observation(1), 0.0, now=0.0)
+    trace = cycle.proposed(
+        ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=unreachable
+    )
+    assert trace is not None
+    assert trace.outcome == "NO_REACHABLE_CANDIDATE"
+    assert cycle.stage is Stage.IDLE

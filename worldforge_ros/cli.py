@@ -33,11 +33,6 @@ TRAINING = {
 }
 """What can be trained, and the module of ``worldforge_ros.training`` that does it."""
 
-DEMO_RATE = 0.25
-DEMO_CANDIDATES = 8
-"""What a plan costs must be small against the motion during it: a machine with two busy cores plans
-for 0.3 to 0.5 s, in which the pusher could cross half the table."""
-
 Runner = Callable[[argparse.Namespace, list[str]], int]
 
 
@@ -158,15 +153,14 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate",
         type=float,
-        default=DEMO_RATE,
-        help=f"simulation speed against real time ({DEMO_RATE:g}: two models on a small CPU keep "
-        "up with it)",
+        default=1.0,
+        help="simulation speed against real time (1); lower it where the models are too slow",
     )
     parser.add_argument(
         "--candidates",
         type=int,
-        default=DEMO_CANDIDATES,
-        help=f"action chunks proposed and scored in a cycle ({DEMO_CANDIDATES})",
+        default=32,
+        help="action chunks proposed and scored in a cycle (32)",
     )
     parser.add_argument("--out", type=Path, help="folder to write (runs/<time>)")
     parser.add_argument(

@@ -19,9 +19,9 @@ def expected_positions(
 ) -> FloatArray:
     """Joint positions at the start of every action of a chunk, before its set-point is applied.
 
-    For ``pd`` this integrates acceleration = k_p (set-point - x) - k_v v with semi-implicit Euler, the
-    law and the integration of ``gym_pusht.envs.pusht.PushTEnv.step``; it is exact for the PushT pusher,
-    a kinematic body that contacts do not move.
+    For ``pd`` this integrates acceleration = k_p (set-point - x) - k_v v with semi-implicit Euler,
+    the law and the integration of ``gym_pusht.envs.pusht.PushTEnv.step``; it is exact for the PushT
+    pusher, a kinematic body that contacts do not move.
 
     :param position: (J,) in m or rad, now.
     :param velocity: (J,) in m/s or rad/s, now.

@@ -59,7 +59,11 @@ TICKS = round(CONTROL_STEP / PHYSICS_STEP)
 
 @dataclass(frozen=True)
 class Settings:
-    """What an evaluation runs; ``steps`` and ``execute_steps`` are control steps of 0.1 s."""
+    """What an evaluation runs; ``steps``, ``horizon`` and ``execute_steps`` are control steps of
+    0.1 s.
+
+    ``horizon`` 0 stands for as many whole blocks of the world model as the policy predicts.
+    """
 
     policy: str = "package://worldforge_ros/models/pusht/policy"
     world_model: str = "package://worldforge_ros/models/pusht/world_model"
@@ -67,6 +71,7 @@ class Settings:
     planners: tuple[str, ...] = PLANNERS
     seeds: tuple[int, ...] = tuple(range(20))
     candidates: int = 16
+    horizon: int = 0
     execute_steps: int = 6
     steps: int = 300
     objective: str = ""
@@ -165,13 +170,13 @@ class Planner:
         self._sequence = 0
         spec = embodiment.world_model
         block = scorer.block if scorer else spec.block
-        self.horizon = policy.max_horizon // block * block
-        if self.horizon < 1:
+        self.horizon = settings.horizon or policy.max_horizon // block * block
+        if self.horizon < block or self.horizon % block or self.horizon > policy.max_horizon:
             raise mismatch(
                 ErrorCode.HORIZON_NOT_WHOLE_BLOCKS,
-                f"horizon of policy {policy.model_id}",
-                found=policy.max_horizon,
-                expected=f"at least one block of {block} actions",
+                f"horizon with policy {policy.model_id}",
+                found=self.horizon or policy.max_horizon,
+                expected=f"whole blocks of {block} actions, {policy.max_horizon} actions at most",
             )
 
     def decide(
@@ -498,6 +503,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-seed", type=int, default=0, help="seeds are consecutive from here")
     parser.add_argument("--candidates", type=int, default=default.candidates)
     parser.add_argument(
+        "--horizon", type=int, default=default.horizon, help="actions of a candidate; 0: the most"
+    )
+    parser.add_argument(
         "--execute-steps", type=int, default=default.execute_steps, help="steps between two plans"
     )
     parser.add_argument("--steps", type=int, default=default.steps, help="longest episode")
@@ -534,6 +542,7 @@ def run(args: argparse.Namespace) -> int:
         planners=tuple(dict.fromkeys(args.planners)),
         seeds=tuple(range(args.first_seed, args.first_seed + args.episodes)),
         candidates=args.candidates,
+        horizon=args.horizon,
         execute_steps=args.execute_steps,
         steps=args.steps,
         objective=args.objective,

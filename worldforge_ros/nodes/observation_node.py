@@ -17,6 +17,9 @@ from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.parameters import Parameters
 
+START_GRACE = 10.0
+"""Seconds after the start in which silent sensors are waited for before they are an error."""
+
 
 class ObservationNode(Node):
     """Publishes ``observation`` for every new picture that has a joint state and is young
@@ -103,12 +106,18 @@ class ObservationNode(Node):
         if silence < max(2.0, self._embodiment.observation.max_age):
             return
         if self._waiting is not None:
-            self._diagnostics.error(self._waiting)
+            self._silent(self._waiting, silence)
             return
         try:
             self._aligner.observe(self.get_clock().now().nanoseconds)
         except WorldForgeError as error:
+            self._silent(error, silence)
+
+    def _silent(self, error: WorldForgeError, silence: float) -> None:
+        if self._published or silence > START_GRACE:
             self._diagnostics.error(error)
+        else:
+            self._diagnostics.waiting(error)
 
 
 def main(args: list[str] | None = None) -> int:

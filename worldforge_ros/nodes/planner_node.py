@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -21,11 +22,19 @@ from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.observation import NANOSECONDS, ObservationHistory
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage, Trace
+from worldforge_ros.planning.handover import ArrivalEstimate, Handover, hand_over
 from worldforge_ros.planning.selection import PLANNERS
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.srv import ProposeActions, ScoreCandidates
+
+STARTING = (
+    ErrorCode.PROPOSE_UNAVAILABLE,
+    ErrorCode.SCORE_UNAVAILABLE,
+    ErrorCode.MODEL_NOT_READY,
+)
+"""What is normal until the models are loaded, and an error after the first chunk."""
 
 
 class PlannerNode(Node):
@@ -76,6 +85,8 @@ class PlannerNode(Node):
         self._messages: dict[int, ObservationMsg] = {}
         self._epoch = 0
         self._sequence = 0
+        self._executing: ActionChunk | None = None
+        self._arrivals = ArrivalEstimate()
         self._pending: tuple[Client, Future] | None = None
 
         self._propose = self.create_client(ProposeActions, "propose_actions")
@@ -83,6 +94,9 @@ class PlannerNode(Node):
         self._chunks = self.create_publisher(ActionChunkMsg, "action_chunk/proposed", qos.CHUNK)
         self._reports = self.create_publisher(PlanReport, "plan_report", qos.REPORT)
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.CHUNK)
+        self.create_subscription(
+            ActionChunkMsg, "action_chunk/approved", self._on_approved, qos.CHUNK
+        )
         self.create_subscription(GateStatus, "safety_gate/status", self._on_gate, qos.LATCHED)
         # Deadlines run in wall time: they must pass also when simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -90,6 +104,14 @@ class PlannerNode(Node):
 
     def _on_gate(self, message: GateStatus) -> None:
         self._epoch = message.epoch
+        if message.mode != GateStatus.ARMED:
+            self._executing = None
+
+    def _on_approved(self, message: ActionChunkMsg) -> None:
+        try:
+            self._executing = convert.chunk_from_msg(message)
+        except Exception as error:
+            self._diagnostics.unexpected(error, "reading an approved chunk")
 
     def _on_observation(self, message: ObservationMsg) -> None:
         try:
@@ -183,17 +205,30 @@ class PlannerNode(Node):
             metadata.get("model_id", ""),
             float(metadata.get("model_latency_s", "0")),
             now,
+            partial(self._hand_over, convert.duration_to_seconds(response.step)),
         )
-        if self._cycle.stage is not Stage.SCORING:
+        if self._cycle.stage is not Stage.SCORING or self._cycle.trace is None:
             return trace
         spec = self._embodiment.world_model
         request = ScoreCandidates.Request(
             history=self._messages_of(spec.history, spec.block_duration),
-            candidates=response.candidates,
+            candidates=convert.tensor_to_msg(self._cycle.trace.candidates[np.newaxis]),
             action_space=ScoreCandidates.Request.EMBODIMENT,
         )
         self._call(self._score, request, ErrorCode.SCORE_UNAVAILABLE, self._on_scores)
         return None
+
+    def _hand_over(self, step: float, candidates: npt.NDArray[np.float32]) -> Handover:
+        assert self._cycle.trace is not None
+        arrival = self._arrivals.arrival(self.get_clock().now().nanoseconds)
+        return hand_over(
+            candidates,
+            step,
+            self._cycle.trace.observation,
+            self._executing,
+            arrival,
+            self._embodiment,
+        )
 
     def _on_scores(self, ticket: int, response: Any, now: float) -> Trace | None:
         metadata = convert.from_key_values(response.metadata, "metadata")
@@ -222,6 +257,8 @@ class PlannerNode(Node):
         sequence = self._publish_chunk(trace)
         if trace.error is None:
             self._diagnostics.ok()
+        elif trace.error.code in STARTING and not self._sequence:
+            self._diagnostics.waiting(trace.error)
         else:
             self._diagnostics.error(trace.error)
         self._diagnostics.set(cycles=trace.cycle, deadline_misses=self._cycle.deadline_misses)
@@ -238,10 +275,12 @@ class PlannerNode(Node):
                 num_candidates=candidates.shape[0],
                 sources=list(trace.sources),
                 costs=trace.costs.tolist(),
+                reachable=trace.reachable.tolist(),
                 chosen=-1 if choice is None else choice.index,
                 margin=math.nan if choice is None else choice.margin,
                 sequence=sequence,
                 candidates=convert.tensor_to_msg(candidates[np.newaxis]),
+                stamp=convert.ns_to_stamp(trace.stamp),
                 step=convert.seconds_to_duration(trace.step),
                 observation_latency=convert.seconds_to_duration(trace.observation_latency),
                 propose_latency=convert.seconds_to_duration(trace.propose_latency),
@@ -258,7 +297,7 @@ class PlannerNode(Node):
             return 0
         self._sequence += 1
         chunk = ActionChunk(
-            stamp=trace.observation.stamp,
+            stamp=trace.stamp,
             embodiment=self._embodiment.name,
             joint_names=self._embodiment.joint_names,
             step=trace.step,
@@ -271,6 +310,7 @@ class PlannerNode(Node):
             model_id=" ".join(trace.models),
         )
         self._chunks.publish(convert.chunk_to_msg(chunk, self._frame_id))
+        self._arrivals.published(self.get_clock().now().nanoseconds)
         return self._sequence
 
 

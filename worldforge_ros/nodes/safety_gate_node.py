@@ -256,6 +256,11 @@ class SafetyGateNode(Node):
             self._wake.set()
             self._approved.publish(message)
             return
+        if ReasonCode.NOT_ARMED in (reason.code for reason in verdict.reasons):
+            self._diagnostics.waiting(
+                WorldForgeError(ErrorCode.CHUNK_REJECTED, str(verdict.reasons[0]))
+            )
+            return
         listed = "; ".join(str(reason) for reason in verdict.reasons)
         self._diagnostics.error(
             WorldForgeError(

@@ -8,7 +8,7 @@ carries an old ticket is ignored.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import Observation, seconds_to_ns
+from worldforge_ros.planning.handover import Handover
 from worldforge_ros.planning.selection import Choice, choose, needs_costs
 
 
@@ -40,7 +41,10 @@ class CycleConfig:
 
 @dataclass
 class Trace:
-    """What happened in one cycle; latencies in seconds."""
+    """What happened in one cycle; latencies in seconds.
+
+    ``candidates`` (S, H, J) are as they would be executed, the first action due at ``stamp`` (ns).
+    """
 
     cycle: int
     planner: str
@@ -52,6 +56,8 @@ class Trace:
     )
     step: float = 0.0
     sources: tuple[str, ...] = ()
+    stamp: int = 0
+    reachable: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     costs: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     choice: Choice | None = None
     propose_latency: float = 0.0
@@ -93,6 +99,11 @@ class PlanningCycle:
         """Number of the running cycle; a reply to an older one is stale."""
         return self.cycles
 
+    @property
+    def trace(self) -> Trace | None:
+        """The running cycle."""
+        return self._trace
+
     def due(self, stamp: int) -> bool:
         """Whether an observation captured at ``stamp`` (ns) starts a cycle."""
         if self._stage is not Stage.IDLE:
@@ -125,8 +136,9 @@ class PlanningCycle:
         model: str,
         model_latency: float,
         now: float,
+        hand_over: Callable[[npt.NDArray[np.float32]], Handover],
     ) -> Trace | None:
-        """Take candidates (S, H, J).
+        """Take candidates (S, H, J); ``hand_over`` puts them where they can take effect.
 
         :returns: the finished trace when no scoring follows, else None; see :attr:`stage`.
         """
@@ -143,8 +155,13 @@ class PlanningCycle:
                 expected="(S, H, joints) with at least one candidate",
             )
             return self._finish(error, now)
-        trace.candidates, trace.step, trace.models = candidates, step, (model,)
+        handover = hand_over(candidates)
+        trace.candidates, trace.stamp = handover.candidates, handover.stamp
+        trace.reachable = handover.reachable
+        trace.step, trace.models = step, (model,)
         trace.sources = (source,) * candidates.shape[0]
+        if not handover.reachable.any():
+            return self._choose(None, now)
         if self._scores:
             self._expect(Stage.SCORING, self._config.score_timeout, now)
             return None
@@ -196,7 +213,11 @@ class PlanningCycle:
         assert self._trace is not None
         try:
             self._trace.choice = choose(
-                self._config.planner, costs, self._trace.candidates.shape[0], self._rng
+                self._config.planner,
+                costs,
+                self._trace.candidates.shape[0],
+                self._rng,
+                self._trace.reachable,
             )
         except WorldForgeError as error:
             return self._finish(error, now)

@@ -33,6 +33,7 @@ class Diagnostics:
         self._errors: Counter[str] = Counter()
         self._logged: dict[str, int] = {}
         self._current: WorldForgeError | None = None
+        self._waiting: WorldForgeError | None = None
 
     @property
     def errors(self) -> Mapping[str, int]:
@@ -45,17 +46,24 @@ class Diagnostics:
 
     def ok(self) -> None:
         """The last thing the node did went well."""
-        self._current = None
+        self._current = self._waiting = None
 
     def error(self, error: WorldForgeError) -> None:
         """Count, log and show ``error``."""
-        self._current = error
+        self._current, self._waiting = error, None
         self._errors[str(error.code)] += 1
         now = self._clock.now().nanoseconds
         last = self._logged.get(str(error.code))
         if last is None or now - last > REPEAT_PERIOD * 1e9:
             self._logged[str(error.code)] = now
             self._node.get_logger().error(str(error))
+
+    def waiting(self, error: WorldForgeError) -> None:
+        """Show ``error`` as what the node still waits for at its start; logged once, no alarm."""
+        self._waiting = error
+        if str(error.code) not in self._logged:
+            self._logged[str(error.code)] = self._clock.now().nanoseconds
+            self._node.get_logger().info(f"waiting: {error}")
 
     def unexpected(self, error: Exception, doing: str) -> WorldForgeError:
         """Report an exception that nobody foresaw, with its traceback; the node goes on."""
@@ -72,10 +80,13 @@ class Diagnostics:
         return wrapped
 
     def _publish(self) -> None:
+        level = DiagnosticStatus.OK
+        if self._current or self._waiting:
+            level = DiagnosticStatus.ERROR if self._current else DiagnosticStatus.WARN
         status = DiagnosticStatus(
-            level=DiagnosticStatus.ERROR if self._current else DiagnosticStatus.OK,
+            level=level,
             name=self._node.get_fully_qualified_name(),
-            message=str(self._current) if self._current else "OK",
+            message=str(self._current or self._waiting or "OK"),
             hardware_id="",
         )
         counts = {f"errors.{code}": str(count) for code, count in self._errors.items()}

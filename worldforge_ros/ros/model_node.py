@@ -150,8 +150,3 @@ class ModelNode(LifecycleNode, Generic[M]):
         self.model = None
         self.diagnostics.set(model="unconfigured")
         return super().on_cleanup(state)
-
-    def destroy_node(self) -> None:
-        """End the worker thread, then the node."""
-        self._worker.shutdown()
-        super().destroy_node()

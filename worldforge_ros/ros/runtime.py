@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future as WorkerFuture
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
@@ -48,7 +49,14 @@ def run(factory: Callable[[], Node], args: list[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     code = getattr(node, "exit_code", None)
-    return int(code) if code is not None else 0
+    status = int(code) if code is not None else 0
+    if Worker.unfinished():
+        # A thread inside a library's start-up cannot be interrupted, and the interpreter's own end
+        # would wait for it: a node must stop when it is told to.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 class Worker(Generic[T]):
@@ -57,33 +65,41 @@ class Worker(Generic[T]):
     At most one job runs and none waits: the caller is told when it is busy.
     """
 
+    _running: ClassVar[set[int]] = set()
+
     def __init__(self, node: Node, name: str) -> None:
         self._node = node
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._job: WorkerFuture[T] | None = None
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], T], Future]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    @classmethod
+    def unfinished(cls) -> bool:
+        """Whether a job of any worker of this process is running."""
+        return bool(cls._running)
 
     @property
     def busy(self) -> bool:
         """Whether a job is running."""
-        return self._job is not None and not self._job.done()
+        return id(self) in self._running
 
     def submit(self, job: Callable[[], T]) -> Future:
         """Start ``job``; the returned rclpy future can be awaited in a callback of the node."""
         future = Future(executor=self._node.executor)
-        self._job = self._pool.submit(job)
-        self._job.add_done_callback(lambda done: self._finish(done, future))
+        self._running.add(id(self))
+        self._jobs.put((job, future))
         return future
 
-    def _finish(self, done: WorkerFuture[Any], future: Future) -> None:
-        error = done.exception()
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(done.result())
-        # The executor polls an awaiting callback only when something happens.
-        if self._node.executor is not None:
-            self._node.executor.wake()
-
-    def shutdown(self) -> None:
-        """Wait for the running job and end the thread."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def _work(self) -> None:
+        while True:
+            job, future = self._jobs.get()
+            try:
+                result = job()
+            except Exception as error:
+                self._running.discard(id(self))
+                future.set_exception(error)
+            else:
+                self._running.discard(id(self))
+                future.set_result(result)
+            # The executor polls an awaiting callback only when something happens.
+            if self._node.executor is not None:
+                self._node.executor.wake()

@@ -329,7 +329,7 @@ def play(seed: int, *, steps: int = 100) -> Episode:
 def recover(seed: int, *, max_steps: int = 300) -> Episode:
     """A demonstration from where random pushing left the block, often at a wall; deterministic."""
     start = play(seed).state[-1].astype(np.float64)
-    start[:2] = np.clip(start[:2], *(limit * UNITS_PER_METRE for limit in REACH))
+    start[:2] = np.clip(start[:2], REACH[0] * UNITS_PER_METRE, REACH[1] * UNITS_PER_METRE)
     return demonstrate(seed, max_steps=max_steps, start=start)
 
 

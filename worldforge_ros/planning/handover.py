@@ -1,0 +1,111 @@
+"""From the chunk that is executing onto a new candidate.
+
+A plan takes time. A candidate begins at the observation it was planned from, but until it can take
+effect the robot goes on with what it was doing. So the actions of a candidate that are past by then
+are replaced by what is really executed, and a candidate that the robot cannot get onto from there
+is not chosen. Nothing that is past is replayed.
+
+A robot that rests is the exception: it and its world are still where they were seen, so the
+candidate begins when it arrives, with its first action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from worldforge_ros.embodiment import Embodiment
+from worldforge_ros.observation import Observation, seconds_to_ns
+from worldforge_ros.planning.chunk import ActionChunk
+
+FloatArray = npt.NDArray[np.float64]
+
+REST_SPEED = 0.01
+"""m/s or rad/s: a robot whose joints are all slower rests."""
+REACH_MARGIN = 1.01
+"""A gate that compares exactly must not refuse what was found reachable: float32 rounding."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """Candidates as they would really be executed.
+
+    ``candidates`` (S, H, J) float32, m or rad; ``stamp`` in ns is when action 0 is due;
+    ``reachable`` (S,) says which ones the robot can get onto; ``first`` is the first action that is
+    new.
+    """
+
+    candidates: npt.NDArray[np.float32]
+    stamp: int
+    first: int
+    reachable: npt.NDArray[np.bool_]
+
+
+class ArrivalEstimate:
+    """When a chunk will reach the gate: the slowest of the last cycles, slowly forgotten.
+
+    Times are ns of ROS time, so that it also fits a simulation that is not in real time.
+    """
+
+    def __init__(self, initial: float = 0.1, transport: float = 0.02) -> None:
+        self._expected = seconds_to_ns(initial)
+        self._transport = seconds_to_ns(transport)
+        self._since: int | None = None
+
+    def arrival(self, now: int) -> int:
+        """When what is decided on from ``now`` on will arrive; starts a measurement."""
+        self._since = now
+        return now + self._expected + self._transport
+
+    def published(self, now: int) -> None:
+        """The chunk was published at ``now``."""
+        if self._since is not None:
+            self._expected = max(now - self._since, round(0.9 * self._expected), 0)
+            self._since = None
+
+
+def setpoint_at(chunk: ActionChunk | None, hold: FloatArray, time: int) -> FloatArray:
+    """The set-point (J,) that a gate commands at ``time`` ns: the chunk's, or ``hold``."""
+    if chunk is None:
+        return hold
+    index = (time - chunk.stamp) // seconds_to_ns(chunk.step)
+    if not 0 <= index < len(chunk.actions):
+        return hold
+    action: FloatArray = np.asarray(chunk.actions[index], dtype=np.float64)
+    return action
+
+
+def hand_over(
+    candidates: npt.NDArray[np.float32],
+    step: float,
+    observation: Observation,
+    executing: ActionChunk | None,
+    arrival: int,
+    embodiment: Embodiment,
+) -> Handover:
+    """Put ``candidates`` (S, H, J), proposed from ``observation``, where they can take effect.
+
+    :param step: seconds between two actions.
+    :param executing: what the gate executes; None while it holds.
+    :param arrival: ns of ROS time at which the gate will have the chunk.
+    """
+    rests = executing is None and bool(np.all(np.abs(observation.velocity) < REST_SPEED))
+    stamp = arrival if rests else observation.stamp
+    period = seconds_to_ns(step)
+    horizon = candidates.shape[1]
+    first = min(max(0, -((stamp - arrival) // period)), horizon)
+    hold = observation.position
+    spliced = candidates.copy()
+    for index in range(first):
+        spliced[:, index] = setpoint_at(executing, hold, stamp + index * period)
+    before = setpoint_at(executing, hold, stamp + first * period - 1)
+    if first == horizon:
+        return Handover(spliced, stamp, first, np.zeros(len(spliced), dtype=np.bool_))
+    limits = np.array(
+        [np.inf if j.max_velocity is None else j.max_velocity for j in embodiment.joints]
+    )
+    jump = np.abs(spliced[:, first].astype(np.float64) - before)
+    reachable = np.all(jump * REACH_MARGIN <= limits * step, axis=1)
+    return Handover(spliced, stamp, first, np.asarray(reachable, dtype=np.bool_))
