@@ -75,7 +75,7 @@ class Stage:
                 np.zeros(2),
             )
             self.observations.publish(convert.observation_to_msg(observation, PUSHT, "base"))
-            self.ros.spin_for(0.05)
+            self.ros.spin_for(0.1)
 
     def first_report(self) -> PlanReport:
         """The report of the first cycle in which the planner had discovered the services."""
@@ -141,6 +141,7 @@ def planner(ros: Ros, stage: Stage) -> Iterator[NodeProcess]:
     ) as process:
         ros.connected(stage.observations, 20.0)
         ros.wait_until(lambda: ros.node.count_publishers("plan_report"), what="plan_report")
+        stage.stamp = ros.node.get_clock().now().nanoseconds
         yield process
 
 
@@ -336,12 +337,12 @@ def test_a_moving_robot_goes_on_with_its_chunk_until_the_new_one_takes_effect(
     gate.publish(GateStatus(epoch=1, mode=GateStatus.ARMED))
     executing = START + 0.001 * np.arange(100)[:, None]
     chunk = ActionChunk(
-        header=convert.header(stage.stamp - 1_000_000_000, "base"),
         step=convert.seconds_to_duration(0.1),
         actions=convert.tensor_to_msg(executing),
     )
 
     def spliced() -> bool:
+        chunk.header = convert.header(stage.stamp - 1_000_000_000, "base")
         approved.publish(chunk)
         report = stage.report()
         return report.outcome == "OK" and report.stamp == report.observation_stamp
