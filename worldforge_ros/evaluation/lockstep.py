@@ -34,6 +34,7 @@ from worldforge_ros.observation import (
     seconds_to_ns,
 )
 from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.planning.handover import hand_over
 from worldforge_ros.planning.selection import choose
 from worldforge_ros.policies.base import Policy
 from worldforge_ros.resources import resolve_path
@@ -59,10 +60,10 @@ TICKS = round(CONTROL_STEP / PHYSICS_STEP)
 
 @dataclass(frozen=True)
 class Settings:
-    """What an evaluation runs; ``steps``, ``horizon`` and ``execute_steps`` are control steps of
-    0.1 s.
+    """What an evaluation runs; steps are control steps of 0.1 s.
 
-    ``horizon`` 0 stands for as many whole blocks of the world model as the policy predicts.
+    ``horizon`` 0 stands for as many whole blocks of the world model as the policy predicts. A chunk
+    takes effect ``latency_steps`` after the observation that it was planned from.
     """
 
     policy: str = "package://worldforge_ros/models/pusht/policy"
@@ -70,9 +71,10 @@ class Settings:
     embodiment: str = "pusht"
     planners: tuple[str, ...] = PLANNERS
     seeds: tuple[int, ...] = tuple(range(20))
-    candidates: int = 16
+    candidates: int = 32
     horizon: int = 0
-    execute_steps: int = 6
+    execute_steps: int = 5
+    latency_steps: int = 0
     steps: int = 300
     objective: str = ""
     spearman: bool = False
@@ -184,12 +186,15 @@ class Planner:
         history: ObservationHistory,
         executed: Sequence[FloatArray],
         simulation: PushTSimulation,
+        executing: ActionChunk | None,
     ) -> Decision:
         """Propose, score, choose.
 
         :param executed: set-points (J,) of every control step so far, for world models that look
             back.
-        :raises WorldForgeError: ``HISTORY_TOO_SHORT`` until the windows are there.
+        :param executing: what the gate executes, None while it holds.
+        :raises WorldForgeError: ``HISTORY_TOO_SHORT`` until the windows are there,
+            ``NO_REACHABLE_CANDIDATE`` when the robot cannot get onto any candidate.
         """
         robot, settings = self._embodiment, self._settings
         tolerance = robot.observation.tolerance
@@ -203,30 +208,35 @@ class Planner:
         proposal = self._policy.propose(
             window, count, self.horizon, seed=self._seed * 100_000 + self._sequence
         )
+        arrival = window[-1].stamp + settings.latency_steps * seconds_to_ns(robot.policy.step)
+        handover = hand_over(
+            proposal.candidates, proposal.step, window[-1], executing, arrival, robot
+        )
+        candidates = handover.candidates
         costs: npt.NDArray[Any] | None = None
         if self._scorer is not None:
             past = (self._scorer.history - 1) * self._scorer.block
             recent = np.asarray(executed[len(executed) - past :]) if past else None
             costs = self._scorer.score(
-                frames, self._goal, proposal.candidates, recent, settings.objective
+                frames, self._goal, candidates, recent, settings.objective
             ).costs
         elif self._name == "oracle":
             assert self._outcome is not None
-            costs = self._outcome.costs(simulation, proposal.candidates)
+            costs = self._outcome.costs(simulation, candidates)
         rule = "scored" if self._name == "oracle" else self._name
-        choice = choose(rule, costs, count, self._rng)
+        choice = choose(rule, costs, count, self._rng, handover.reachable)
         seconds = time.perf_counter() - began
         agreement = math.nan
         if self._scorer is not None and self._outcome is not None and costs is not None:
-            agreement = spearman(costs, self._outcome.costs(simulation, proposal.candidates))
+            agreement = spearman(costs, self._outcome.costs(simulation, candidates))
         self._sequence += 1
         newest = window[-1]
         chunk = ActionChunk(
-            stamp=newest.stamp,
+            stamp=handover.stamp,
             embodiment=robot.name,
             joint_names=proposal.joint_names,
             step=proposal.step,
-            actions=proposal.candidates[choice.index].astype(np.float64),
+            actions=candidates[choice.index].astype(np.float64),
             source="policy",
             epoch=1,
             sequence=self._sequence,
@@ -255,6 +265,8 @@ def run_episode(
     initial = best = coverage = simulation.coverage()
     rejected: Counter[str] = Counter()
     seconds, agreement = [], []
+    executing: ActionChunk | None = None
+    pending: list[tuple[int, ActionChunk]] = []
     due = 0
     step = 0
     while step < settings.steps and best <= SUCCESS_COVERAGE:
@@ -267,14 +279,20 @@ def run_episode(
         if brain is not None:
             images = {robot.world_model.camera: simulation.image()}
             history.add(Observation(stamp, images, position, velocity))
-            if step >= due:
-                decision = _decide(brain, history, executed, simulation, gate.epoch)
+            if gate.mode is not GateMode.ARMED:
+                executing = None
+            if step >= due and not pending:
+                decision = _decide(brain, history, executed, simulation, executing, gate.epoch)
                 if decision is not None:
                     due = step + settings.execute_steps
                     seconds.append(decision.seconds)
                     agreement.append(decision.spearman)
-                    verdict = gate.submit(decision.chunk, stamp, now)
-                    rejected.update(str(reason.code) for reason in verdict.reasons)
+                    pending.append((step + settings.latency_steps, decision.chunk))
+            if pending and pending[0][0] <= step:
+                _, chunk = pending.pop()
+                verdict = gate.submit(chunk, stamp, now)
+                rejected.update(str(reason.code) for reason in verdict.reasons)
+                executing = chunk if verdict.approved else executing
         command = gate.tick(stamp, now)
         if command is None or gate.mode is GateMode.STOPPED:
             raise WorldForgeError(
@@ -346,13 +364,14 @@ def _decide(
     history: ObservationHistory,
     executed: Sequence[FloatArray],
     simulation: PushTSimulation,
+    executing: ActionChunk | None,
     epoch: int,
 ) -> Decision | None:
-    """A decision, or None while the first observations are still being gathered."""
+    """A decision; None while observations are still being gathered, or when none can be taken."""
     try:
-        decision = brain.decide(history, executed, simulation)
+        decision = brain.decide(history, executed, simulation, executing)
     except WorldForgeError as error:
-        if error.code is ErrorCode.HISTORY_TOO_SHORT:
+        if error.code in (ErrorCode.HISTORY_TOO_SHORT, ErrorCode.NO_REACHABLE_CANDIDATE):
             return None
         raise
     return replace(decision, chunk=replace(decision.chunk, epoch=epoch))
@@ -508,6 +527,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--execute-steps", type=int, default=default.execute_steps, help="steps between two plans"
     )
+    parser.add_argument(
+        "--latency-steps",
+        type=int,
+        default=default.latency_steps,
+        help="steps until a decision takes effect, as a live system has; 0: at once",
+    )
     parser.add_argument("--steps", type=int, default=default.steps, help="longest episode")
     parser.add_argument("--objective", default=default.objective, help="of the world model")
     parser.add_argument(
@@ -527,6 +552,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the JSON file; 0 on success."""
+    if args.latency_steps < 0:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--latency-steps",
+            found=args.latency_steps,
+            expected="0 or more",
+        )
     for name in ("episodes", "candidates", "execute_steps", "steps", "jobs"):
         if getattr(args, name) < 1:
             raise mismatch(
@@ -544,6 +576,7 @@ def run(args: argparse.Namespace) -> int:
         candidates=args.candidates,
         horizon=args.horizon,
         execute_steps=args.execute_steps,
+        latency_steps=args.latency_steps,
         steps=args.steps,
         objective=args.objective,
         spearman=args.spearman,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.observation import Observation, ObservationHistory, blank_window
 from worldforge_ros.policies.base import Policy
@@ -49,7 +49,13 @@ class PolicyNode(ModelNode[Policy]):
             resolve_path(self._path), self.embodiment, self.device, self.num_threads
         )
         window = blank_window(self.embodiment, policy.history, self.embodiment.policy.step)
-        for _ in range(3):
+        try:
+            policy.propose(window, self._warmup_candidates, seed=0)
+        except WorldForgeError as error:
+            if error.code is not ErrorCode.DETERMINISTIC_POLICY:
+                raise
+            self._warmup_candidates = 1
+        for _ in range(2):
             policy.propose(window, self._warmup_candidates, seed=0)
         return policy
 

@@ -4,6 +4,7 @@ code.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -96,9 +97,12 @@ def build_lewm(config: object) -> Any:
             raise _invalid(f"config.{name}.norm_fn", head["norm_fn"], BATCH_NORM)
         heads[name] = {key: _whole(head[key], f"config.{name}.{key}") for key in _MLP_KEYS}
     try:
-        from stable_worldmodel.wm.lewm import LeWM
-        from stable_worldmodel.wm.lewm.module import MLP as Head
-        from stable_worldmodel.wm.lewm.module import Embedder, Predictor
+        with warnings.catch_warnings():
+            # Importing the package looks for environments that have nothing to do with its models.
+            warnings.filterwarnings("ignore", message="ale-py not found")
+            from stable_worldmodel.wm.lewm import LeWM
+            from stable_worldmodel.wm.lewm.module import MLP as Head
+            from stable_worldmodel.wm.lewm.module import Embedder, Predictor
     except ImportError as error:
         raise WorldForgeError(
             ErrorCode.DEPENDENCY_MISSING,

@@ -48,7 +48,11 @@ def episode_path(folder: Path, kind: str, seed: int) -> Path:
     return folder / f"{kind}_{seed:06d}.npz"
 
 
-def list_episodes(folder: Path, kinds: Sequence[str] = ("demo", "play")) -> list[Path]:
+EPISODE_KINDS = ("demo", "play", "policy")
+"""Demonstrations, random pushing, and what a policy did."""
+
+
+def list_episodes(folder: Path, kinds: Sequence[str] = EPISODE_KINDS) -> list[Path]:
     """Episode files of these kinds, sorted by name.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` when there is none.

@@ -14,12 +14,16 @@ import multiprocessing
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from worldforge_ros.embodiment import load_embodiment
+from worldforge_ros.observation import Observation, seconds_to_ns
+from worldforge_ros.policies.base import Policy
+from worldforge_ros.resources import resolve_path
 from worldforge_ros.simulation.pusht import (
     CONTROL_STEP,
     PHYSICS_STEP,
@@ -27,7 +31,7 @@ from worldforge_ros.simulation.pusht import (
     UNITS_PER_METRE,
     PushTSimulation,
 )
-from worldforge_ros.training.dataset import Episode, episode_path, save_episode
+from worldforge_ros.training.dataset import EPISODE_KINDS, Episode, episode_path, save_episode
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -333,10 +337,53 @@ def recover(seed: int, *, max_steps: int = 300) -> Episode:
     return demonstrate(seed, max_steps=max_steps, start=start)
 
 
-def _make(seed: int, *, kind: str, folder: Path, max_steps: int) -> tuple[int, int, float]:
+@lru_cache(maxsize=1)
+def _policy(path: str) -> Policy:
+    from worldforge_ros.policies.lerobot import load_lerobot_policy
+
+    return load_lerobot_policy(resolve_path(path), load_embodiment("pusht"))
+
+
+def follow_policy(seed: int, policy: Policy, *, steps: int = 150, replan_every: int = 6) -> Episode:
+    """What a policy does from gym-pusht's start for ``seed``, one random candidate after another.
+
+    A world model that ranks a policy's candidates should have seen where they lead. Goes on after
+    success, so that it also sees what spoils it; half the episodes start near the goal.
+    """
+    rng = np.random.default_rng([seed, 4])
+    simulation = PushTSimulation()
+    simulation.reset(seed=seed)
+    if rng.random() < 1 / 2:
+        goal = simulation.goal_pose + rng.normal(0, 1, 3) * (25.0, 25.0, 0.35)
+        angle = rng.uniform(0, 2 * np.pi)
+        agent = goal[:2] + 160.0 * np.array([np.cos(angle), np.sin(angle)])
+        simulation.reset(state=[*agent, *goal])
+    recorder = _Recorder(simulation)
+    period = seconds_to_ns(CONTROL_STEP)
+    history: list[Observation] = []
+    plan = np.tile(np.clip(simulation.position, *REACH), (replan_every, 1))
+    for step in range(steps):
+        images = {"top": simulation.image()}
+        stamp = (step + 1) * period
+        history.append(Observation(stamp, images, simulation.position, simulation.velocity))
+        history = history[-policy.history :]
+        if step % replan_every == 0 and len(history) == policy.history:
+            proposal = policy.propose(history, 1, seed=int(rng.integers(2**31)))
+            plan = np.clip(proposal.candidates[0].astype(np.float64), *REACH)
+        action = plan[step % replan_every]
+        recorder.step(action, action)
+    simulation.close()
+    return recorder.episode(seed, "policy")
+
+
+def _make(
+    seed: int, *, kind: str, folder: Path, max_steps: int, policy: str
+) -> tuple[int, int, float]:
     path = episode_path(folder, kind, seed)
     if kind == "play":
         episode = play(seed)
+    elif kind == "policy":
+        episode = follow_policy(seed, _policy(policy))
     elif seed >= FIRST_RECOVERY_SEED:
         episode = recover(seed, max_steps=max_steps)
     else:
@@ -348,7 +395,12 @@ def _make(seed: int, *, kind: str, folder: Path, max_steps: int) -> tuple[int, i
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the demonstration recorder."""
     parser.add_argument("--out", type=Path, default=Path("data/pusht/demos"), help="folder")
-    parser.add_argument("--kind", choices=("demo", "play"), default="demo")
+    parser.add_argument("--kind", choices=EPISODE_KINDS, default="demo")
+    parser.add_argument(
+        "--policy",
+        default="package://worldforge_ros/models/pusht/policy",
+        help="checkpoint that --kind policy follows",
+    )
     parser.add_argument("--episodes", type=int, default=250, help="episodes that shall exist")
     parser.add_argument("--start-seed", type=int, default=FIRST_TRAINING_SEED)
     parser.add_argument("--max-steps", type=int, default=300, help="of 0.1 s, in a demonstration")
@@ -363,7 +415,9 @@ def run(args: argparse.Namespace) -> int:
     missing = [seed for seed in seeds if not episode_path(args.out, args.kind, seed).exists()]
     solved = 0
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    make = partial(_make, kind=args.kind, folder=args.out, max_steps=args.max_steps)
+    make = partial(
+        _make, kind=args.kind, folder=args.out, max_steps=args.max_steps, policy=args.policy
+    )
     with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task(args.kind, total=len(seeds), completed=len(seeds) - len(missing))
         for done, (seed, steps, best) in enumerate(_map(make, missing, args.jobs), 1):

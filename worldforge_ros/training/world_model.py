@@ -31,7 +31,7 @@ from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.scorers.architecture import build_lewm, default_config
 from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD, normalise_pixels, resize_pixels
 from worldforge_ros.simulation.pusht import PushTSimulation
-from worldforge_ros.training.dataset import EpisodeSet, list_episodes, load_episodes
+from worldforge_ros.training.dataset import EPISODE_KINDS, EpisodeSet, list_episodes, load_episodes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -83,7 +83,7 @@ class TrainingData:
 
 
 def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> TrainingData:
-    """Resize, mirror and index; every tenth episode is held out."""
+    """Resize, mirror and index; the episodes whose seed ends in 9 are held out."""
     joints = len(embodiment.joints)
     bridge = ActionBridge.of(embodiment, np.zeros(joints), np.ones(joints))
     raw = bridge.raw_actions(episodes.action, episodes.position)
@@ -99,8 +99,8 @@ def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> Tr
     states = episodes.state.astype(np.float64)
     targets = probe_targets(np.concatenate([states, mirror_states(states)]))
     length = (FRAMES - 1) * bridge.block + 1
-    held = [index for index in range(len(episodes)) if index % 10 == 9]
-    rest = [index for index in range(len(episodes)) if index % 10 != 9]
+    held = [index for index, seed in enumerate(episodes.seeds) if seed % 10 == 9]
+    rest = [index for index, seed in enumerate(episodes.seeds) if seed % 10 != 9]
     train = episodes.windows(length, episodes=rest)
     held_out = episodes.windows(length, stride=5, episodes=held)
     if not len(held_out):
@@ -301,8 +301,6 @@ def run(args: argparse.Namespace) -> int:
             )
         state = torch.load(saved, weights_only=True)
     paths = list_episodes(args.data)
-    if state is not None:
-        paths = [args.data / name for name in state["episodes"]]
     data = prepare(load_episodes(paths, args.out / "images.raw"), embodiment, args.image_size)
     (args.out / "images.raw").unlink()
     bridge = ActionBridge.of(embodiment, data.mean, data.std)
@@ -334,9 +332,7 @@ def run(args: argparse.Namespace) -> int:
             log.flush()
             print(json.dumps(entry), flush=True)
 
-        kinds = {
-            kind: sum(path.name.startswith(kind) for path in paths) for kind in ("demo", "play")
-        }
+        kinds = {kind: sum(path.name.startswith(kind) for path in paths) for kind in EPISODE_KINDS}
         report(
             event="start",
             parameters=sum(p.numel() for p in model.parameters()),
