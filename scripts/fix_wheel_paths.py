@@ -1,4 +1,4 @@
-"""Point the CMake files that ROS wheels export at this interpreter instead of the one that built them.
+"""Point the CMake files that ROS wheels export at this interpreter, not at their builder's.
 
 The wheels carry paths such as ``/opt/python/cp311-cp311/include/python3.11``; CMake stops with
 "non-existent path" on any other machine. Usage: fix_wheel_paths.py VENV
@@ -27,7 +27,8 @@ def main(venv: Path) -> int:
         for pattern, replacement in rules:
             new = pattern.sub(replacement, new)
         if new != old:
-            # The installer may have linked the file from its cache: replace it, never write into it.
+            # The installer may have linked the file from its cache: replace it, do not write into
+            # it.
             path.unlink()
             path.write_text(new, encoding="utf-8")
             changed += 1

@@ -18,7 +18,8 @@ from rclpy.parameter import Parameter
 ROOT = Path(__file__).resolve().parent.parent
 INTRODUCTION = """# Parameters
 
-Written by `python scripts/parameter_reference.py > docs/parameters.md`; a test compares it with the nodes.
+Written by `python scripts/parameter_reference.py > docs/parameters.md`; a test compares it with the
+nodes.
 All parameters are read-only: they are set at start, with `-p name:=value` or a parameter file.
 """
 
