@@ -6,7 +6,6 @@ LeRobot is imported inside functions: a missing folder or file is reported befor
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.bridges.policy import actions_to_setpoints, policy_features
+from worldforge_ros.checkpoints import file_sha256, torch_device
 from worldforge_ros.embodiment import Embodiment, ImageFeature
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import Observation, check_window
@@ -301,7 +301,7 @@ def load_lerobot_policy(
             expected="the package lerobot 0.4.4",
         ) from error
     torch.set_num_threads(threads)
-    place = _device(device)
+    place = torch_device(device)
     config = _load_config(PreTrainedConfig, folder, kind)
     config.device = str(place)
     if getattr(config, "pretrained_backbone_weights", None) is not None:
@@ -334,7 +334,7 @@ def load_lerobot_policy(
         postprocessor=postprocessor,
         embodiment=embodiment,
         name=folder.name,
-        sha256=_sha256(folder / WEIGHTS_FILE),
+        sha256=file_sha256(folder / WEIGHTS_FILE),
         device=place,
     )
 
@@ -424,23 +424,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             expected="a JSON object",
         )
     return data
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        place = torch.device(name)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        usable = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise mismatch(
-            ErrorCode.DEVICE_UNAVAILABLE,
-            "device",
-            found=f"'{name}' ({_one_line(error)})",
-            expected=f"a device torch can use here, one of {usable}",
-        ) from error
-    return place
 
 
 def _load_config(config_class: Any, folder: Path, kind: str) -> Any:
@@ -598,11 +581,6 @@ def _set_inference_steps(policy: Any, config: Any, steps: int) -> None:
             expected=f"1 to {config.num_train_timesteps}",
         )
     policy.diffusion.num_inference_steps = steps
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from worldforge_ros.checkpoints import file_sha256
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.recording.log import EpisodeLog, PlanSample
 
@@ -184,7 +184,7 @@ def checkpoint_hashes(name: str, path: Path) -> dict[str, str]:
     :raises WorldForgeError: ``CHECKPOINT_MISSING`` when there are no weights at ``path``.
     """
     if path.is_file():
-        return {name: _sha256(path)}
+        return {name: file_sha256(path)}
     files = sorted(p for p in path.glob("*") if p.suffix in WEIGHT_SUFFIXES)
     if not files:
         raise WorldForgeError(
@@ -194,13 +194,8 @@ def checkpoint_hashes(name: str, path: Path) -> dict[str, str]:
     main = max(
         files, key=lambda p: (p.stem == "model", p.stem == "weights", p.stat().st_size, p.name)
     )
-    rest = {f"{name}/{p.name}": _sha256(p) for p in files if p != main}
-    return {name: _sha256(main), **rest}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    rest = {f"{name}/{p.name}": file_sha256(p) for p in files if p != main}
+    return {name: file_sha256(main), **rest}
 
 
 def latency_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

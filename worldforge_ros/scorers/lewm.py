@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from worldforge_ros.bridges.world_model import ActionBridge
+from worldforge_ros.checkpoints import torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation, check_image, check_window
@@ -328,7 +329,7 @@ def load_lewm(
     """
     if threads < 1:
         raise mismatch(ErrorCode.INVALID_ARGUMENT, "threads", found=threads, expected="1 or more")
-    place = _device(device)
+    place = torch_device(device)
     folder = Path(path).expanduser()
     config = _read_json(folder / "config.json")
     document = _read_json(folder / "preprocessing.json")
@@ -366,21 +367,6 @@ def load_lewm(
 
 def _invalid(field: str, found: object, expected: str) -> WorldForgeError:
     return mismatch(ErrorCode.CHECKPOINT_INVALID, field, found=repr(found), expected=expected)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        place = torch.device(name)
-        # Only an allocation tells whether the device is really there.
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise mismatch(
-            ErrorCode.DEVICE_UNAVAILABLE,
-            "device",
-            found=f"'{name}' ({str(error).splitlines()[0]})",
-            expected="a device of this torch, such as cpu",
-        ) from error
-    return place
 
 
 def _present(path: Path) -> None:

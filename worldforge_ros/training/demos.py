@@ -299,16 +299,20 @@ def demonstrate(
     return recorder.episode(seed, "demo")
 
 
+def _start_near_goal(simulation: PushTSimulation, rng: np.random.Generator) -> None:
+    goal = simulation.goal_pose + rng.normal(0, 1, 3) * (25.0, 25.0, 0.35)
+    angle = rng.uniform(0, 2 * np.pi)
+    agent = goal[:2] + 160.0 * np.array([np.cos(angle), np.sin(angle)])
+    simulation.reset(state=[*agent, *goal])
+
+
 def play(seed: int, *, steps: int = 100) -> Episode:
     """Random pushing near the block; deterministic. A third of the episodes start near the goal."""
     rng = np.random.default_rng([seed, 2])
     simulation = PushTSimulation()
     simulation.reset(seed=seed)
     if rng.random() < 1 / 3:
-        goal = simulation.goal_pose + rng.normal(0, 1, 3) * (25.0, 25.0, 0.35)
-        angle = rng.uniform(0, 2 * np.pi)
-        agent = goal[:2] + 160.0 * np.array([np.cos(angle), np.sin(angle)])
-        simulation.reset(state=[*agent, *goal])
+        _start_near_goal(simulation, rng)
     recorder = _Recorder(simulation)
     setpoint: FloatArray = np.clip(simulation.position, *REACH)
     step = 0
@@ -354,10 +358,7 @@ def follow_policy(seed: int, policy: Policy, *, steps: int = 150, replan_every: 
     simulation = PushTSimulation()
     simulation.reset(seed=seed)
     if rng.random() < 1 / 2:
-        goal = simulation.goal_pose + rng.normal(0, 1, 3) * (25.0, 25.0, 0.35)
-        angle = rng.uniform(0, 2 * np.pi)
-        agent = goal[:2] + 160.0 * np.array([np.cos(angle), np.sin(angle)])
-        simulation.reset(state=[*agent, *goal])
+        _start_near_goal(simulation, rng)
     recorder = _Recorder(simulation)
     period = seconds_to_ns(CONTROL_STEP)
     history: list[Observation] = []

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.bridges.policy import setpoints_to_actions
+from worldforge_ros.checkpoints import file_sha256
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.policies.lerobot import WEIGHTS_FILE
@@ -415,8 +416,7 @@ def train(args: argparse.Namespace) -> None:
             export(averaged, stats, network, Path(args.out))
     log.close()
     weights = Path(args.out) / WEIGHTS_FILE
-    with weights.open("rb") as file:
-        print(f"{weights}: sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    print(f"{weights}: sha256 {file_sha256(weights)}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

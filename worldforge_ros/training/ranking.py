@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import load_embodiment
+from worldforge_ros.evaluation.statistics import spearman
 from worldforge_ros.observation import Observation
 from worldforge_ros.scorers.lewm import load_lewm
 from worldforge_ros.simulation.pusht import PushTSimulation
@@ -24,18 +25,6 @@ from worldforge_ros.training.demos import REACH, TICKS, CrossEntropyPlanner, pus
 from worldforge_ros.training.world_model import probe_targets
 
 FloatArray = npt.NDArray[np.float64]
-
-
-def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Rank correlation; 0 when one side is constant. Equal values share their mean rank."""
-    ranks = []
-    for values in (np.asarray(first, np.float64), np.asarray(second, np.float64)):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        last = np.cumsum(counts)
-        ranks.append((last - (counts - 1) / 2)[inverse])
-    deviations = [rank - rank.mean() for rank in ranks]
-    scale = np.sqrt(np.prod([float((d * d).sum()) for d in deviations]))
-    return float((deviations[0] * deviations[1]).sum() / scale) if scale > 0 else 0.0
 
 
 def perturbed(plan: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
@@ -114,7 +103,7 @@ def summarise(scorer: Any, moments: list[dict[str, Any]], objective: str) -> dic
         # Where no candidate touches the block there is nothing to rank.
         if errors.std() > 1.0:
             informative += 1
-            correlations.append(spearman(scores.costs, errors))
+            correlations.append(float(np.nan_to_num(spearman(scores.costs, errors))))
     return {
         "spearman_mean": float(np.mean(correlations)),
         "spearman_median": float(np.median(correlations)),

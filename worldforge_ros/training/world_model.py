@@ -13,7 +13,6 @@ data/pusht/world_model``
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from worldforge_ros.bridges.world_model import ActionBridge, pack_blocks
+from worldforge_ros.checkpoints import file_sha256
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.scorers.architecture import build_lewm, default_config
@@ -257,7 +257,7 @@ def export(
     for name, module in (("model", model), ("pose_probe", probe)):
         tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
         (folder / f"{name}.safetensors").write_bytes(save(tensors))
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return file_sha256(folder / "model.safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,40 @@
+"""What every kind of checkpoint needs: a hash of its file, a device to put it on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worldforge_ros.errors import ErrorCode, mismatch
+
+if TYPE_CHECKING:
+    import torch
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def torch_device(name: str) -> torch.device:
+    """The torch device of that name, once something could be put on it.
+
+    :raises WorldForgeError: ``DEVICE_UNAVAILABLE``.
+    """
+    import torch
+
+    try:
+        place = torch.device(name)
+        # Only an allocation tells whether the device is really there.
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        usable = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise mismatch(
+            ErrorCode.DEVICE_UNAVAILABLE,
+            "device",
+            found=f"'{name}' ({' '.join(str(error).split())[:300]})",
+            expected=f"a device torch can use here, one of {usable}",
+        ) from error
+    return place
