@@ -349,6 +349,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         began = time.monotonic()
         sums: dict[str, float] = {}
+        reported = first
         for step in range(first, args.steps):
             batch = make_batch(data, bridge, rng.choice(data.train, args.batch))
             with torch.autocast("cpu", torch.bfloat16):
@@ -368,7 +369,7 @@ def run(args: argparse.Namespace) -> int:
             done = step + 1
             if done % args.evaluate_every == 0 or done == args.steps:
                 recalibrate(model, data, bridge, np.random.default_rng([args.seed, done]))
-                count = done - max(first, done - args.evaluate_every)
+                count, reported = done - reported, done
                 report(
                     step=done,
                     seconds=round(time.monotonic() - began, 1),
