@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Mapping
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -34,11 +33,6 @@ class Diagnostics:
         self._logged: dict[str, int] = {}
         self._current: WorldForgeError | None = None
         self._waiting: WorldForgeError | None = None
-
-    @property
-    def errors(self) -> Mapping[str, int]:
-        """How often each error code was reported."""
-        return self._errors
 
     def set(self, **values: object) -> None:
         """Set key-values of the status."""
