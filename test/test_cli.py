@@ -262,7 +262,7 @@ def fake_module(monkeypatch: pytest.MonkeyPatch, name: str) -> list[argparse.Nam
         (["train", "keypoints"], "worldforge_ros.training.keypoints"),
         (["train", "policy"], "worldforge_ros.training.policy"),
         (["train", "world-model"], "worldforge_ros.training.world_model"),
-        (["evaluate"], "worldforge_ros.evaluation.lockstep"),
+        (["evaluate"], "worldforge_ros.evaluation.command"),
     ],
 )
 def test_training_and_evaluation_run_their_module(

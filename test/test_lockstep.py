@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.evaluation.lockstep import (
-    EpisodeResult,
-    Models,
-    Settings,
-    TrueOutcome,
-    evaluate,
-    run_episode,
-    summarise,
-)
+from worldforge_ros.evaluation import command, results
+from worldforge_ros.evaluation.lockstep import Compared, EpisodeResult, Settings, run_episode
+from worldforge_ros.evaluation.planners import Models, TrueOutcome
+from worldforge_ros.evaluation.protocols import PROTOCOLS, Goal, pose_errors
+from worldforge_ros.evaluation.runner import Finished, Record, describe
 from worldforge_ros.evaluation.statistics import bootstrap_mean, ranks, spearman
 from worldforge_ros.observation import Observation
 from worldforge_ros.policies.base import Proposal
@@ -204,7 +204,8 @@ def test_the_true_outcome_prefers_the_push_towards_the_goal(world: PushTSimulati
     push = place + np.linspace(0, 0.08, 15)[:, None] * (1.0, 0.0)
     away = place - np.linspace(0, 0.05, 15)[:, None] * (1.0, 0.0)
     before = world.state
-    costs = TrueOutcome().costs(world, np.stack([away, push]))
+    goal = Goal(world.image(), np.array([0.0, 0.0, x, y, angle]), pusher=False)
+    costs = TrueOutcome(goal).costs(world, np.stack([away, push]))
     np.testing.assert_array_equal(world.state, before)
     assert costs[0] == pytest.approx(0.04, abs=1e-6)
     assert costs[1] < costs[0]
@@ -250,6 +251,9 @@ def episode(planner: str, seed: int, coverage: float, **changes: Any) -> Episode
     result = EpisodeResult(
         planner=planner,
         seed=seed,
+        measure=coverage,
+        position_error_mm=100.0,
+        angle_error=0.5,
         initial_coverage=0.1,
         max_coverage=coverage,
         final_coverage=coverage,
@@ -265,18 +269,18 @@ def episode(planner: str, seed: int, coverage: float, **changes: Any) -> Episode
 
 
 def test_the_summary_by_hand() -> None:
-    chosen = settings(planners=("first", "random", "scored"), seeds=(3, 4))
-    figures = summarise(
-        [
-            episode("scored", 3, 0.9, spearman=0.5),
-            episode("scored", 4, 1.0, spearman=0.1),
-            episode("first", 4, 0.6),
-            episode("first", 3, 0.8),
-            episode("random", 3, 0.2, ms_per_decision=40.0, rejected_chunks=2),
-            episode("random", 4, 0.4),
-        ],
-        chosen,
-    )
+    episodes = [
+        episode("scored", 3, 0.9, spearman=0.5),
+        episode("scored", 4, 1.0, spearman=0.1),
+        episode("scored", 5, 0.0),
+        episode("first", 4, 0.6),
+        episode("first", 3, 0.8),
+        episode("random", 3, 0.2, ms_per_decision=40.0, rejected_chunks=2),
+        episode("random", 4, 0.4),
+        episode("oracle", 3, 1.0),
+        episode("oracle", 4, 1.0),
+    ]
+    figures = results.summarise([Finished(e) for e in episodes], {"protocol": "task"}, (3, 4))
     assert figures["planners"]["first"]["mean"] == pytest.approx(0.7)
     assert figures["planners"]["first"]["ci_low"] == pytest.approx(0.6)
     assert figures["planners"]["first"]["ci_high"] == pytest.approx(0.8)
@@ -286,23 +290,132 @@ def test_the_summary_by_hand() -> None:
     assert figures["paired"]["scored-first"]["mean"] == pytest.approx(0.25)
     assert figures["paired"]["scored-first"]["ci_low"] == pytest.approx(0.1)
     assert figures["paired"]["scored-random"]["mean"] == pytest.approx(0.65)
+    # Oracle gains 0.3 over first, scored 0.25 of it.
+    assert figures["recovered"] == pytest.approx(0.25 / 0.3)
     assert figures["spearman"] == pytest.approx(0.3)
     assert figures["episodes"] == 2
     assert figures["seeds"] == [3, 4]
 
 
-def test_evaluate_runs_every_seed_in_processes() -> None:
-    chosen = Settings(planners=("still",), seeds=(9000, 9001), steps=2)
-    figures = evaluate(chosen, jobs=2, progress=False)
-    assert [row["seed"] for row in figures["results"]] == [9000, 9001]
+def evaluate(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(arguments))
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("--planner", "still", "--steps", "2", "--out", str(out), "--json")
+    assert evaluate(*common, str(tmp_path / "a.json"), "--seeds", "9000", "--episodes", "3") == 0
+    lines = (out / "episodes.jsonl").read_text().splitlines()
+    # As if it had been killed while it wrote the last of three episodes.
+    (out / "episodes.jsonl").write_text("\n".join([*lines[:2], lines[2][:40]]))
+    again = tmp_path / "b.json"
+    arguments = (*common, str(again), "--seeds", "9000", "--episodes", "3", "--jobs", "1")
+    assert evaluate(*arguments) == 0
+    assert again.read_text() == (tmp_path / "a.json").read_text()
+    assert len((out / "episodes.jsonl").read_text().splitlines()) == 3
+    figures = json.loads(again.read_text())
+    assert [row["seed"] for row in figures["results"]] == [9000, 9001, 9002]
     assert figures["planners"]["still"]["success"] == 0.0
+    table = pyarrow.parquet.read_table(out / "episodes.parquet")
+    assert table.column("seed").to_pylist() == [9000, 9001, 9002]
+    assert table.column("planner").to_pylist() == ["still"] * 3
+    assert (out / "planners.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(WorldForgeError, match="steps of the episodes in") as caught:
+        evaluate("--planner", "still", "--steps", "3", "--out", str(out))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+    assert (
+        evaluate(
+            "--planner",
+            "still",
+            "--steps",
+            "3",
+            "--episodes",
+            "1",
+            "--out",
+            str(out),
+            "--fresh",
+            "--jobs",
+            "1",
+        )
+        == 0
+    )
 
 
-def test_a_missing_checkpoint_is_reported_from_a_worker(tmp_path: Any) -> None:
-    chosen = Settings(planners=("first",), seeds=(0,), policy=str(tmp_path / "absent"))
+def test_ray_gives_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the package ray is not installed")
+    found = []
+    for engine in ("local", "ray"):
+        file = tmp_path / f"{engine}.json"
+        arguments = ("--planner", "still", "--seeds", "9000", "--episodes", "3", "--steps", "3")
+        where = ("--out", str(tmp_path / engine), "--json", str(file))
+        assert evaluate(*arguments, *where, "--engine", engine, "--jobs", "2") == 0
+        found.append(json.loads(file.read_text()))
+    assert found[0] == found[1]
+
+
+def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
+    arguments = ("--planner", "first", "--policy", str(tmp_path / "absent"))
     with pytest.raises(WorldForgeError) as caught:
-        evaluate(chosen, jobs=2, progress=False)
+        evaluate(*arguments, "--out", str(tmp_path / "out"))
     assert caught.value.code is ErrorCode.CHECKPOINT_MISSING
+
+
+def test_planners_without_models_leave_checkpoints_out(tmp_path: Path) -> None:
+    still = describe(Settings(), ("still",))
+    assert "policy" not in still
+    assert "world_model" not in still
+    both = describe(Settings(), ("scored",))
+    assert len(both["policy_sha256"]) == len(both["world_model_sha256"]) == 64
+    # What was run without a world model stays valid when one is added.
+    Record(tmp_path, Settings(), ("still", "first")).close()
+    Record(tmp_path, Settings(), ("still", "first", "scored")).close()
+    other = Settings(world_model=Settings().policy)
+    with pytest.raises(WorldForgeError, match="world_model"):
+        Record(tmp_path, other, ("scored",))
+
+
+def test_costs_and_outcomes_survive_the_record(tmp_path: Path) -> None:
+    record = Record(tmp_path, Settings(), ("still",))
+    compared = Compared(np.array([1.5, np.nan], np.float32), np.array([0.1, 0.2]))
+    record.add(Finished(episode("scored", 1, 0.5), (compared,)))
+    record.close()
+    back = Record(tmp_path, Settings(), ("still",))
+    back.close()
+    (finished,) = back.finished
+    assert dataclasses.replace(finished.result, spearman=0.0) == episode(
+        "scored", 1, 0.5, spearman=0.0
+    )
+    np.testing.assert_array_equal(finished.compared[0].costs, compared.costs)
+    np.testing.assert_array_equal(finished.compared[0].outcomes, compared.outcomes)
+
+
+def test_the_published_protocol(world: PushTSimulation) -> None:
+    rules = PROTOCOLS["lewm"]
+    goal = rules.start(world, 9000)
+    start = world.state
+    again = rules.start(world, 9000)
+    np.testing.assert_array_equal(goal.state, again.state)
+    np.testing.assert_array_equal(goal.image, again.image)
+    assert rules.steps == 50
+    assert goal.pusher
+    moved = np.linalg.norm(goal.state[:4] - start[:4])
+    assert 0.0 < moved < 600.0
+    world.set_state(goal.state + np.array([0.0, 0.0, 12.0, 12.0, 0.3]))
+    assert rules.success(world, goal)
+    # 15 mm in each of two directions are more than 20 mm together; 20 degrees are pi / 9.
+    world.set_state(goal.state + np.array([0.0, 15.0, 15.0, 0.0, 0.0]))
+    assert not rules.success(world, goal)
+    world.set_state(goal.state + np.array([0.0, 0.0, 0.0, 0.0, 0.36]))
+    assert not rules.success(world, goal)
+
+
+def test_angles_differ_by_at_most_half_a_turn() -> None:
+    zero = np.zeros(5)
+    for angle, expected in ((0.2, 0.2), (-0.2, 0.2), (2 * np.pi - 0.1, 0.1), (7 * np.pi, np.pi)):
+        assert pose_errors(np.array([0, 0, 0, 0, angle]), zero)[1] == pytest.approx(expected)
+    assert pose_errors(np.array([3.0, 0, 0, 4.0, 0]), zero)[0] == pytest.approx(5.0)
 
 
 def test_the_bootstrap_interval_of_a_known_sample() -> None:

@@ -27,7 +27,7 @@ from worldforge_ros.recording.log import (
     Picture,
     PlanSample,
 )
-from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, Progress, fitted
+from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, ProgressLine, fitted
 from worldforge_ros.recording.report import _ticks, write_report
 from worldforge_ros.recording.summary import (
     check_complete,
@@ -450,7 +450,7 @@ class Terminal(io.StringIO):
 def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STATUS_VARIABLE, raising=False)
     stream = io.StringIO()
-    progress = Progress(stream, every=1000.0)
+    progress = ProgressLine(stream, every=1000.0)
     for index in range(100):
         progress.show(f"{index} %")
     assert stream.getvalue() == "0 %\n"
@@ -462,7 +462,7 @@ def test_a_log_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_gets_one_line_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STATUS_VARIABLE, raising=False)
     stream = Terminal()
-    progress = Progress(stream)
+    progress = ProgressLine(stream)
     progress.show("10 %")
     progress.done()
     assert stream.getvalue() == "\r\x1b[2K10 %\n"
@@ -471,7 +471,7 @@ def test_a_terminal_gets_one_line_in_place(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_parent_that_updates_lines_gets_marked_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STATUS_VARIABLE, "1")
     stream = io.StringIO()
-    progress = Progress(stream)
+    progress = ProgressLine(stream)
     progress.show("10 %")
     progress.done()
     assert stream.getvalue() == f"{STATUS_MARK}10 %\n{STATUS_MARK}\n"

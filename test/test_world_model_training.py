@@ -56,7 +56,12 @@ def test_the_mirror_keeps_the_goal_and_the_picture() -> None:
 def test_prepared_data_is_time_aligned(recorded: Path) -> None:
     episodes = dataset.load_episodes(dataset.list_episodes(recorded))
     data = world_model.prepare(episodes, load_embodiment("pusht"), 16)
-    assert len(data.images) == 2 * 210
+    assert len(data.images) == 210
+    assert len(data.targets) == 2 * 210
+    # Index i + N is the mirror of frame i: flipped about the other diagonal.
+    by_hand_mirror = data.images[3][::-1, ::-1].transpose(1, 0, 2)
+    pictures = data.pictures(np.array([[3, 213]]))
+    np.testing.assert_array_equal(pictures, [[data.images[3], by_hand_mirror]])
     # Nine episodes of 21 steps hold windows of 16 steps at 6 places each, and their mirrors.
     assert len(data.train) == 2 * 9 * 6
     assert data.held_out.tolist() == [9 * 21, 9 * 21 + 5]

@@ -370,7 +370,7 @@ def _run_train(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_evaluate(parsed: argparse.Namespace, rest: list[str]) -> int:
-    return _delegate("worldforge_ros.evaluation.lockstep", parsed.prog, parsed, rest)
+    return _delegate("worldforge_ros.evaluation.command", parsed.prog, parsed, rest)
 
 
 def _delegate(name: str, prog: str, parsed: argparse.Namespace, rest: list[str]) -> int:

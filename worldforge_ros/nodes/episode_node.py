@@ -32,7 +32,7 @@ from worldforge_ros.msg import ActionChunk, GateStatus, Observation, PlanReport
 from worldforge_ros.observation import NANOSECONDS
 from worldforge_ros.recording.gif import FRAME_PERIOD, write_gif
 from worldforge_ros.recording.log import ChunkSample, EpisodeLog, GateSample, Picture, PlanSample
-from worldforge_ros.recording.progress import Progress
+from worldforge_ros.recording.progress import ProgressLine
 from worldforge_ros.recording.report import write_report
 from worldforge_ros.recording.summary import (
     check_complete,
@@ -134,7 +134,7 @@ class EpisodeNode(Node):
         self._plan: PlanReport | None = None
         self._coverage: float | None = None
         self._deadline_misses: int | None = None
-        self._progress = Progress(sys.stdout)
+        self._progress = ProgressLine(sys.stdout)
 
         self.create_subscription(GateStatus, "safety_gate/status", self._on_gate, _ALL_LATCHED)
         self.create_subscription(PlanReport, "plan_report", self._on_plan, _ALL)

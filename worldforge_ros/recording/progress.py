@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 STATUS_VARIABLE = "WORLDFORGE_STATUS_LINES"
@@ -13,7 +16,7 @@ STATUS_MARK = "\x0e"
 """First character of a line that replaces the one before it; alone, it ends the replacing."""
 
 
-class Progress:
+class ProgressLine:
     """Shows the state of a running job without flooding a log."""
 
     def __init__(self, stream: TextIO, every: float = 5.0) -> None:
@@ -47,6 +50,52 @@ class Progress:
             self._stream.flush()
             self._open = False
         self._next = 0.0
+
+
+@contextmanager
+def track(what: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
+    """Progress of ``total`` pieces of work on stderr, ``done`` of which were there before.
+
+    :returns: a function to call with a remark after each piece.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[remark]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=total, completed=done, remark="")
+            yield lambda remark: bar.update(task, advance=1, remark=remark)
+        return
+    yield _lines(what, total, done)
+
+
+def _lines(what: str, total: int, done: int) -> Callable[[str], None]:
+    began = time.monotonic()
+    line = ProgressLine(sys.stderr, every=10.0)
+    count = done
+
+    def advance(remark: str) -> None:
+        nonlocal count
+        count += 1
+        left = (time.monotonic() - began) / (count - done) * (total - count)
+        line.show(f"{what} {count} of {total}, {left / 60:.0f} min left, {remark}")
+
+    return advance
 
 
 def fitted(text: str) -> str:

@@ -18,16 +18,50 @@ PREDICTOR = "stable_worldmodel.wm.lewm.module.Predictor"
 EMBEDDER = "stable_worldmodel.wm.lewm.module.Embedder"
 MLP = "stable_worldmodel.wm.lewm.module.MLP"
 CONV_ENCODER = "worldforge_ros.scorers.encoders.ConvEncoder"
+VIT_ENCODER = "transformers.ViTModel"
 BATCH_NORM = "torch.nn.BatchNorm1d"
 
 _PREDICTOR_KEYS = ("num_frames", "depth", "heads", "mlp_dim", "input_dim", "hidden_dim", "dim_head")
 _EMBEDDER_KEYS = ("input_dim", "smoothed_dim", "emb_dim", "mlp_scale")
 _MLP_KEYS = ("input_dim", "hidden_dim", "output_dim")
+_VIT_KEYS = (
+    "image_size",
+    "patch_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+ENCODERS = ("conv", "vit")
+"""Encoders that :func:`default_config` knows."""
 _LARGEST = 65536
 
 
-def default_config(image_size: int, action_dim: int, *, dim: int = 128) -> dict[str, Any]:
-    """The small LeWorldModel that this package trains (about 2 million parameters)."""
+def default_config(
+    image_size: int, action_dim: int, *, dim: int = 128, encoder: str = "conv"
+) -> dict[str, Any]:
+    """The small LeWorldModel that this package trains (about 2 million parameters).
+
+    :param encoder: ``conv``, or ``vit`` with patches of a quarter of the picture's side.
+    """
+    encoders: dict[str, dict[str, Any]] = {
+        "conv": {
+            "_target_": CONV_ENCODER,
+            "image_size": image_size,
+            "channels": [24, 48, 96, 128],
+            "maps": 32,
+            "dim": dim,
+        },
+        "vit": {
+            "_target_": VIT_ENCODER,
+            "image_size": image_size,
+            "patch_size": max(1, image_size // 4),
+            "hidden_size": dim,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "intermediate_size": 4 * dim,
+        },
+    }
 
     def head() -> dict[str, Any]:
         return {
@@ -40,12 +74,7 @@ def default_config(image_size: int, action_dim: int, *, dim: int = 128) -> dict[
 
     return {
         "_target_": LEWM,
-        "encoder": {
-            "_target_": CONV_ENCODER,
-            "image_size": image_size,
-            "channels": [32, 64, 128, 256],
-            "dim": dim,
-        },
+        "encoder": encoders[encoder],
         "predictor": {
             "_target_": PREDICTOR,
             "num_frames": 3,
@@ -77,11 +106,7 @@ def build_lewm(config: object) -> Any:
     top = _entry(config, "config", LEWM)
     parts = ("encoder", "predictor", "action_encoder", "projector", "pred_proj")
     _keys(top, "config", parts)
-    encoder = _entry(top["encoder"], "config.encoder", CONV_ENCODER)
-    _keys(encoder, "config.encoder", ("image_size", "channels", "dim"))
-    channels = encoder["channels"]
-    if not isinstance(channels, list) or not 1 <= len(channels) <= 8:
-        raise _invalid("config.encoder.channels", channels, "a list of 1 to 8 whole numbers")
+    encoder = _encoder(top["encoder"])
     numbers = {
         name: _numbers(_entry(top[name], f"config.{name}", target), f"config.{name}", keys)
         for name, target, keys in (
@@ -112,16 +137,30 @@ def build_lewm(config: object) -> Any:
     return cast(
         Any,
         LeWM(
-            encoder=ConvEncoder(
-                image_size=_whole(encoder["image_size"], "config.encoder.image_size"),
-                channels=tuple(_whole(item, "config.encoder.channels") for item in channels),
-                dim=_whole(encoder["dim"], "config.encoder.dim"),
-            ),
+            encoder=encoder,
             predictor=Predictor(**numbers["predictor"]),
             action_encoder=Embedder(**numbers["action_encoder"]),
             projector=Head(norm_fn=nn.BatchNorm1d, **heads["projector"]),
             pred_proj=Head(norm_fn=nn.BatchNorm1d, **heads["pred_proj"]),
         ),
+    )
+
+
+def _encoder(value: object) -> nn.Module:
+    path = "config.encoder"
+    if isinstance(value, Mapping) and value.get("_target_") == VIT_ENCODER:
+        sizes = _numbers(value, path, _VIT_KEYS)
+        from transformers import ViTConfig, ViTModel
+
+        return cast(nn.Module, ViTModel(ViTConfig(**sizes), add_pooling_layer=False))
+    entry = _entry(value, path, CONV_ENCODER)
+    _keys(entry, path, ("image_size", "channels", "maps", "dim"))
+    channels = entry["channels"]
+    if not isinstance(channels, list) or not 3 <= len(channels) <= 8:
+        raise _invalid(f"{path}.channels", channels, "a list of 3 to 8 whole numbers")
+    return ConvEncoder(
+        channels=tuple(_whole(item, f"{path}.channels") for item in channels),
+        **{key: _whole(entry[key], f"{path}.{key}") for key in ("image_size", "maps", "dim")},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from worldforge_ros.bridges.world_model import ActionBridge
 from worldforge_ros.observation import ImageArray, Observation
 
 
@@ -35,6 +36,10 @@ class Scorer(Protocol):
     @property
     def block(self) -> int:
         """Actions in a block: a candidate's horizon must be a multiple of it."""
+
+    @property
+    def bridge(self) -> ActionBridge:
+        """How set-points become the model's actions, with the checkpoint's statistics."""
 
     def score(
         self,

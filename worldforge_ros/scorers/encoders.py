@@ -45,33 +45,55 @@ class EncoderOutput:
     last_hidden_state: Tensor
 
 
+def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
 class ConvEncoder(nn.Module):
     """Strided convolutions behind the call signature of a Hugging Face ViT.
 
-    ``channels`` gives one halving of the picture each; the last map is flattened, so position
-    survives.
+    ``channels`` gives one halving of the picture each. Two readings are joined: the last maps,
+    flattened, and the expected positions under a soft-max over ``maps`` maps of the second and of
+    the third stage (spatial soft-argmax, arXiv 1509.06113), which are exact to a part of a pixel.
     """
 
-    def __init__(self, image_size: int, channels: tuple[int, ...], dim: int) -> None:
+    def __init__(self, image_size: int, channels: tuple[int, ...], maps: int, dim: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        previous = 3
-        for index, width in enumerate(channels):
-            kernel = 5 if index == 0 else 3
-            layers += [
-                nn.Conv2d(previous, width, kernel, stride=2, padding=kernel // 2, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
-            previous = width
+        widths = (3, *channels)
+        self.stages = nn.ModuleList(
+            _convolution(widths[index], widths[index + 1], 5 if index == 0 else 3)
+            for index in range(len(channels))
+        )
+        self.maps = nn.ModuleDict(
+            {str(index): nn.Conv2d(channels[index], maps, 1) for index in (1, 2)}
+        )
         side = image_size
-        for _ in channels:
+        for index in range(len(channels)):
             side = (side + 1) // 2
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(previous * side * side, dim)
+            if str(index) in self.maps:
+                self.register_buffer(f"grid_{index}", _grid(side), persistent=False)
+        self.head = nn.Linear(channels[-1] * side * side + 4 * maps, dim)
 
     def forward(self, pixels: Tensor, interpolate_pos_encoding: bool = False) -> EncoderOutput:
         """(N, 3, size, size) float to one token (N, 1, dim); the flag is part of the ViT
         signature.
         """
-        return EncoderOutput(self.head(self.body(pixels).flatten(1))[:, None])
+        readings = []
+        maps = pixels
+        for index, stage in enumerate(self.stages):
+            maps = stage(maps)
+            if str(index) in self.maps:
+                heat = self.maps[str(index)](maps).flatten(2).float().softmax(dim=-1)
+                readings.append((heat @ getattr(self, f"grid_{index}")).flatten(1))
+        joined = torch.cat([maps.flatten(1).float(), *readings], dim=-1)
+        return EncoderOutput(self.head(joined)[:, None])
+
+
+def _grid(side: int) -> Tensor:
+    """Positions (side * side, 2) from -1 to 1, x first."""
+    line = torch.linspace(-1.0, 1.0, side)
+    return torch.stack([line.repeat(side), line.repeat_interleave(side)], dim=-1)

@@ -71,7 +71,7 @@ class LeWMScorer:
         self._model_id = model_id
         self._sha256 = sha256
         self._window = int(model.predictor.num_frames)
-        self.bridge = ActionBridge.of(
+        self._bridge = ActionBridge.of(
             embodiment, preprocessing.action_mean, preprocessing.action_std
         )
 
@@ -94,6 +94,11 @@ class LeWMScorer:
     def block(self) -> int:
         """Actions in a block."""
         return self.bridge.block
+
+    @property
+    def bridge(self) -> ActionBridge:
+        """How set-points become the model's actions, with the checkpoint's statistics."""
+        return self._bridge
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -345,7 +350,7 @@ def load_lewm(
     probe_file = folder / "pose_probe.safetensors"
     if probe_file.is_file():
         probe_state, _ = _read_weights(probe_file)
-        probe = nn.Linear(int(config["encoder"]["dim"]), _CORNER_VALUES + 2)
+        probe = nn.Linear(int(config["predictor"]["input_dim"]), _CORNER_VALUES + 2)
         _load_state(probe, probe_state, probe_file)
     allowed = OBJECTIVES if probe is not None else OBJECTIVES[:2]
     if preprocessing.objective not in allowed:

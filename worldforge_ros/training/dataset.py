@@ -3,7 +3,8 @@
 Arrays of an episode of T steps, all captured at the *start* of a step: ``images`` (T, 96, 96, 3)
 uint8 RGB, ``position`` (T, 2) m, ``velocity`` (T, 2) m/s, ``action`` (T, 2) m the executed
 set-point of that step, ``label`` (T, 2) m the set-point that the demonstrator wanted, ``state`` (T,
-5) and ``coverage`` (T,) of the simulator, and scalars ``seed`` and ``kind`` (``demo`` or ``play``).
+5) and ``coverage`` (T,) of the simulator, and scalars ``seed`` and ``kind``, see
+:data:`EPISODE_KINDS`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def episode_path(folder: Path, kind: str, seed: int) -> Path:
     return folder / f"{kind}_{seed:06d}.npz"
 
 
-EPISODE_KINDS = ("demo", "play", "policy")
-"""Demonstrations, random pushing, and what a policy did."""
+EPISODE_KINDS = ("demo", "play", "explore", "policy")
+"""Demonstrations, random pushing, noisy motion, and what a policy did."""
 
 
 def list_episodes(folder: Path, kinds: Sequence[str] = EPISODE_KINDS) -> list[Path]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.policies.base import Policy
+from worldforge_ros.recording.progress import track
 from worldforge_ros.resources import resolve_path
 from worldforge_ros.simulation.pusht import (
     CONTROL_STEP,
@@ -334,6 +334,35 @@ def play(seed: int, *, steps: int = 100) -> Episode:
     return recorder.episode(seed, "play")
 
 
+def explore(seed: int, *, steps: int = 100) -> Episode:
+    """Noisy motion through the block; deterministic. Half the episodes start near the goal.
+
+    A search over a world model tries action sequences that no demonstrator would: each block of
+    five steps has a random heading, drawn towards the block half of the time, plus fresh noise on
+    every step, with the sizes that a search draws.
+    """
+    rng = np.random.default_rng([seed, 5])
+    simulation = PushTSimulation()
+    simulation.reset(seed=seed)
+    if rng.random() < 1 / 2:
+        _start_near_goal(simulation, rng)
+    recorder = _Recorder(simulation)
+    heading: FloatArray = np.zeros(2)
+    noise = 0.0
+    for step in range(steps):
+        if step % 5 == 0:
+            heading = rng.normal(0, 0.025, 2)
+            if rng.random() < 1 / 2:
+                centre = simulation.keypoints().mean(axis=0) / UNITS_PER_METRE
+                gap = centre - simulation.position
+                heading = gap / max(float(np.linalg.norm(gap)), 1e-6) * rng.uniform(0.01, 0.06)
+            noise = rng.uniform(0, 0.03)
+        action = np.clip(simulation.position + heading + rng.normal(0, noise, 2), *REACH)
+        recorder.step(action, action)
+    simulation.close()
+    return recorder.episode(seed, "explore")
+
+
 def recover(seed: int, *, max_steps: int = 300) -> Episode:
     """A demonstration from where random pushing left the block, often at a wall; deterministic."""
     start = play(seed).state[-1].astype(np.float64)
@@ -383,6 +412,8 @@ def _make(
     path = episode_path(folder, kind, seed)
     if kind == "play":
         episode = play(seed)
+    elif kind == "explore":
+        episode = explore(seed)
     elif kind == "policy":
         episode = follow_policy(seed, _policy(policy))
     elif seed >= FIRST_RECOVERY_SEED:
@@ -410,22 +441,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is missing; returns the exit status."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
     seeds = range(args.start_seed, args.start_seed + args.episodes)
     missing = [seed for seed in seeds if not episode_path(args.out, args.kind, seed).exists()]
     solved = 0
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     make = partial(
         _make, kind=args.kind, folder=args.out, max_steps=args.max_steps, policy=args.policy
     )
-    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task(args.kind, total=len(seeds), completed=len(seeds) - len(missing))
-        for done, (seed, steps, best) in enumerate(_map(make, missing, args.jobs), 1):
+    with track(args.kind, len(seeds), len(seeds) - len(missing)) as advance:
+        for seed, steps, best in _map(make, missing, args.jobs):
             solved += best > SUCCESS_COVERAGE
-            progress.update(task, advance=1, description=f"{args.kind} ({solved} of {done} solved)")
-            if not sys.stdout.isatty():
-                print(f"{args.kind} {seed}: {steps} steps, coverage {best:.3f}", flush=True)
+            advance(f"seed {seed}: {steps} steps, coverage {best:.3f}")
     print(f"{len(missing)} recorded, {solved} solved, {len(seeds) - len(missing)} were there")
     return 0
 

@@ -1,0 +1,192 @@
+"""Compare planners over simulated PushT episodes, closed loop, without ROS.
+
+The simulator waits for every decision; observation window, policy, world model, choice and safety
+gate are those of the nodes. An interrupted evaluation goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.evaluation import results
+from worldforge_ros.evaluation.lockstep import REFINE, Settings
+from worldforge_ros.evaluation.planners import PLANNERS
+from worldforge_ros.evaluation.protocols import PROTOCOLS
+from worldforge_ros.evaluation.runner import ENGINES, Finished, Record, run_all
+from worldforge_ros.planning.search import SearchSettings
+from worldforge_ros.recording.progress import track
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``worldforge evaluate pusht``."""
+    own, search = Settings(), SearchSettings()
+    parser.add_argument(
+        "--planner",
+        action="extend",
+        nargs="+",
+        choices=PLANNERS,
+        help="what to compare, may be repeated; all of them when left out",
+    )
+    parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default=own.protocol)
+    parser.add_argument("--episodes", type=int, default=20, help="number of seeds")
+    parser.add_argument("--seeds", type=int, default=0, help="seeds are consecutive from here")
+    parser.add_argument("--policy", default=own.policy, help="LeRobot folder")
+    parser.add_argument("--world-model", default=own.world_model, help="LeWorldModel folder")
+    parser.add_argument("--embodiment", default=own.embodiment, help="name or YAML file")
+    parser.add_argument("--candidates", type=int, default=own.candidates, help="of the policy")
+    parser.add_argument(
+        "--horizon", type=int, default=own.horizon, help="actions of a candidate; 0: the most"
+    )
+    parser.add_argument(
+        "--execute-steps", type=int, default=0, help="steps between two plans; 0: the protocol's"
+    )
+    parser.add_argument(
+        "--search-execute-steps", type=int, default=0, help="the same for cem; 0: the protocol's"
+    )
+    parser.add_argument(
+        "--latency-steps",
+        type=int,
+        default=own.latency_steps,
+        help="steps until a decision takes effect, as a live system has; 0: at once",
+    )
+    parser.add_argument("--steps", type=int, default=0, help="longest episode; 0: the protocol's")
+    parser.add_argument("--objective", default="", help="of the world model; empty: its default")
+    parser.add_argument("--search-samples", type=int, default=search.samples, help="of cem")
+    parser.add_argument("--search-iterations", type=int, default=search.iterations, help="of cem")
+    parser.add_argument("--search-elites", type=int, default=search.elites, help="of cem")
+    parser.add_argument("--search-blocks", type=int, default=search.blocks, help="horizon of cem")
+    parser.add_argument("--refine-samples", type=int, default=REFINE.samples, help="of cem+policy")
+    parser.add_argument(
+        "--refine-iterations", type=int, default=REFINE.iterations, help="of cem+policy"
+    )
+    parser.add_argument("--refine-elites", type=int, default=REFINE.elites, help="of cem+policy")
+    parser.add_argument(
+        "--refine-spread",
+        type=float,
+        default=REFINE.spread,
+        help="of cem+policy: times the standard deviation of the policy's candidates",
+    )
+    parser.add_argument(
+        "--num-inference-steps", type=int, default=None, help="denoising steps of the policy"
+    )
+    parser.add_argument(
+        "--spearman",
+        action="store_true",
+        help="also correlate costs with the true outcome of every candidate (slow)",
+    )
+    parser.add_argument("--device", default=own.device)
+    parser.add_argument("--threads", type=int, default=own.threads, help="of each process")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: pip install ray")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes, or Ray's CPUs"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        help="folder for results.json, episodes.parquet and plots; the same one resumes "
+        "(runs/evaluate-PROTOCOL)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete what the folder holds and start anew"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the table, write the files; 0 on success."""
+    settings = _settings(args)
+    planners = tuple(dict.fromkeys(args.planner or PLANNERS))
+    seeds = range(args.seeds, args.seeds + args.episodes)
+    folder = args.out or Path("runs") / f"evaluate-{args.protocol}"
+    if args.fresh and folder.is_dir():
+        shutil.rmtree(folder)
+    record = Record(folder, settings, planners)
+    finished = _evaluate(record, planners, seeds, settings, args.engine, args.jobs)
+    figures = results.summarise(finished, record.settings, seeds)
+    paths = results.write(folder, figures, finished)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(paths[0], args.json)
+    results.print_table(figures)
+    print("wrote " + ", ".join(str(path) for path in paths))
+    return 0
+
+
+def _evaluate(
+    record: Record,
+    planners: tuple[str, ...],
+    seeds: Iterable[int],
+    settings: Settings,
+    engine: str,
+    jobs: int,
+) -> list[Finished]:
+    wanted = [(planner, seed) for seed in seeds for planner in planners]
+    there = {(f.result.planner, f.result.seed) for f in record.finished}
+    done = sum(item in there for item in wanted)
+    try:
+        with track("episodes", len(wanted), done) as advance:
+
+            def step(finished: Finished) -> None:
+                result = finished.result
+                advance(f"{result.planner} {result.seed}: {result.measure:.3f}")
+
+            run_all(planners, list(seeds), settings, record, engine=engine, jobs=jobs, advance=step)
+    finally:
+        record.close()
+    return record.finished
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    for name in ("latency_steps", "execute_steps", "search_execute_steps", "steps", "seeds"):
+        _at_least(args, name, 0)
+    for name in ("episodes", "candidates", "jobs"):
+        _at_least(args, name, 1)
+    return Settings(
+        protocol=args.protocol,
+        policy=args.policy,
+        world_model=args.world_model,
+        embodiment=args.embodiment,
+        candidates=args.candidates,
+        horizon=args.horizon,
+        execute_steps=args.execute_steps,
+        search_execute_steps=args.search_execute_steps,
+        latency_steps=args.latency_steps,
+        steps=args.steps,
+        objective=args.objective,
+        spearman=args.spearman,
+        search=SearchSettings(
+            samples=args.search_samples,
+            iterations=args.search_iterations,
+            elites=args.search_elites,
+            blocks=args.search_blocks,
+        ),
+        refine=replace(
+            REFINE,
+            samples=args.refine_samples,
+            iterations=args.refine_iterations,
+            elites=args.refine_elites,
+            spread=args.refine_spread,
+        ),
+        device=args.device,
+        threads=args.threads,
+        num_inference_steps=args.num_inference_steps,
+    )
+
+
+def _at_least(args: argparse.Namespace, name: str, least: int) -> None:
+    value: Any = getattr(args, name)
+    if value < least:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"--{name.replace('_', '-')}",
+            found=value,
+            expected=f"{least} or more",
+        )

@@ -1,0 +1,246 @@
+"""Runs the episodes of an evaluation: in this process, on all cores, or on a Ray cluster.
+
+Every finished episode is a line of ``episodes.jsonl`` in the output folder, so that the same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.evaluation.lockstep import (
+    Compared,
+    EpisodeResult,
+    Settings,
+    load_models,
+    run_episode,
+)
+from worldforge_ros.evaluation.planners import NEED_POLICY, NEED_WORLD_MODEL, Models
+from worldforge_ros.resources import resolve_path
+from worldforge_ros.simulation.pusht import PushTSimulation
+
+ENGINES = ("local", "ray")
+EPISODES_FILE = "episodes.jsonl"
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An episode and, for ``scored``, what its costs were compared with."""
+
+    result: EpisodeResult
+    compared: tuple[Compared, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All planners of one seed: what they share (a demonstration) is made once."""
+
+    seed: int
+    planners: tuple[str, ...]
+    every: tuple[str, ...]
+    settings: Settings
+
+
+@lru_cache(maxsize=1)
+def _loaded(settings: Settings, planners: tuple[str, ...]) -> tuple[Models, PushTSimulation]:
+    """Models and world of this process."""
+    return load_models(settings, planners), PushTSimulation()
+
+
+def _run(task: _Task, report: Callable[[Finished], None] | None = None) -> list[Finished]:
+    models, simulation = _loaded(task.settings, task.every)
+    done = []
+    for planner in task.planners:
+        compared: list[Compared] = []
+        result = run_episode(planner, task.seed, task.settings, models, simulation, compared)
+        done.append(Finished(result, tuple(compared)))
+        if report is not None:
+            report(done[-1])
+    return done
+
+
+class Record:
+    """The finished episodes in an output folder.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` when the folder holds episodes of other settings
+        or of other weights.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, planners: Sequence[str]) -> None:
+        self._path = folder / EPISODES_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        self.settings = describe(settings, planners)
+        known = folder / SETTINGS_FILE
+        if known.is_file():
+            before = json.loads(known.read_text(encoding="utf-8"))
+            for name in sorted(before.keys() & self.settings.keys()):
+                if before[name] != self.settings[name]:
+                    raise mismatch(
+                        ErrorCode.INVALID_ARGUMENT,
+                        f"{name} of the episodes in {folder}",
+                        found=before[name],
+                        expected=f"{self.settings[name]} as now; give another --out",
+                    )
+            self.settings = {**before, **self.settings}
+        known.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+        self.finished = [_parse(line) for line in self._lines()]
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def _lines(self) -> list[str]:
+        if not self._path.is_file():
+            return []
+        text = self._path.read_text(encoding="utf-8")
+        complete, _, rest = text.rpartition("\n")
+        if rest:
+            # Killed while writing: the half line is an episode that has to be run again.
+            self._path.write_text(complete + "\n" if complete else "", encoding="utf-8")
+        return complete.splitlines()
+
+    def add(self, finished: Finished) -> None:
+        """Append an episode; it is on disk when this returns."""
+        self.finished.append(finished)
+        row = asdict(finished.result)
+        row["spearman"] = None if math.isnan(row["spearman"]) else row["spearman"]
+        row["compared"] = [
+            [[round(float(v), 6) for v in values] for values in (c.costs, c.outcomes)]
+            for c in finished.compared
+        ]
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _parse(line: str) -> Finished:
+    import numpy as np
+
+    row: dict[str, Any] = json.loads(line)
+    compared = tuple(
+        Compared(np.array(costs, np.float32), np.array(outcomes, np.float64))
+        for costs, outcomes in row.pop("compared")
+    )
+    row["spearman"] = math.nan if row["spearman"] is None else row["spearman"]
+    return Finished(EpisodeResult(**row), compared)
+
+
+def describe(settings: Settings, planners: Sequence[str]) -> dict[str, Any]:
+    """Settings and the hashes of the weights that decide the result of an episode."""
+    document = asdict(settings)
+    if not NEED_POLICY.intersection(planners):
+        del document["policy"]
+    if not NEED_WORLD_MODEL.intersection(planners):
+        del document["world_model"]
+    for name in ("policy", "world_model"):
+        if name in document:
+            folder = resolve_path(document[name])
+            document[f"{name}_sha256"] = _folder_sha256(folder)
+    # Neither threads nor where a model runs is meant to change a result.
+    for name in ("threads", "device"):
+        del document[name]
+    return document
+
+
+def _folder_sha256(folder: Path) -> str:
+    """One hash of the weights and settings in a checkpoint folder."""
+    if not folder.is_dir():
+        raise mismatch(
+            ErrorCode.CHECKPOINT_MISSING, "checkpoint", found=f"no folder {folder}", expected="one"
+        )
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".pt"):
+            total.update(path.name.encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def run_all(
+    planners: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    record: Record,
+    *,
+    engine: str = "local",
+    jobs: int = 1,
+    advance: Callable[[Finished], None] = lambda finished: None,
+) -> None:
+    """Run what ``record`` does not hold yet; every episode is recorded when it ends.
+
+    :param advance: called after each episode.
+    :raises WorldForgeError: ``DEPENDENCY_MISSING`` for engine ``ray`` without the package, and what
+        the episodes raise.
+    """
+    there = {(f.result.planner, f.result.seed) for f in record.finished}
+    tasks = []
+    for seed in seeds:
+        missing = tuple(name for name in planners if (name, seed) not in there)
+        if missing:
+            tasks.append(_Task(seed, missing, tuple(planners), settings))
+
+    def keep(finished: Finished) -> None:
+        record.add(finished)
+        advance(finished)
+
+    if engine == "local" and jobs == 1:
+        for task in tasks:
+            _run(task, keep)
+        return
+    for group in _ray(tasks, jobs) if engine == "ray" else _local(tasks, jobs):
+        for finished in group:
+            keep(finished)
+
+
+def _local(tasks: Sequence[_Task], jobs: int) -> Iterator[list[Finished]]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+        futures = [pool.submit(_run, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _ray(tasks: Sequence[_Task], jobs: int) -> Iterator[list[Finished]]:
+    """On the cluster that ``RAY_ADDRESS`` names, else on a private one with ``jobs`` workers.
+
+    The cluster's machines need this package and the checkpoints at the same paths.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise WorldForgeError(
+            ErrorCode.DEPENDENCY_MISSING,
+            f"--engine ray could not import ray ({error}); expected the package ray: pip install "
+            "'ray[default]'",
+        ) from error
+    private = not os.environ.get("RAY_ADDRESS")
+    started = not ray.is_initialized()
+    if started:
+        options: dict[str, Any] = {"num_cpus": jobs} if private else {}
+        ray.init(log_to_driver=False, include_dashboard=False, **options)
+    try:
+        remote = ray.remote(num_cpus=1)(_run)
+        waiting = [remote.remote(task) for task in tasks]
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1)
+            yield ray.get(ready[0])
+    finally:
+        if started:
+            ray.shutdown()
