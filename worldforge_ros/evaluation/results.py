@@ -56,7 +56,7 @@ def summarise(
         recovered = paired["scored-first"]["mean"] / gain if gain > 0 else None
     scored = table.get("scored", {}).values()
     agreement = [e.spearman for e in scored if not math.isnan(e.spearman)]
-    interval = bootstrap_mean(agreement) if agreement else None
+    correlation = bootstrap_mean(agreement) if agreement else None
     rows = [asdict(e) for episodes in table.values() for e in episodes.values()]
     for row in rows:
         row["spearman"] = None if math.isnan(row["spearman"]) else row["spearman"]
@@ -65,8 +65,8 @@ def summarise(
         "planners": planners,
         "paired": paired,
         "recovered": recovered,
-        "spearman": interval.mean if interval else None,
-        "spearman_ci": [interval.low, interval.high] if interval else None,
+        "spearman": correlation.mean if correlation else None,
+        "spearman_ci": [correlation.low, correlation.high] if correlation else None,
         "episodes": len(seeds),
         "seeds": list(seeds),
         "settings": dict(settings),

@@ -409,7 +409,7 @@ def run(args: argparse.Namespace) -> int:
             if args.state_weight > 0:
                 loss = loss + args.state_weight * (terms["state"] + terms["state_predicted"])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
