@@ -23,6 +23,8 @@ from worldforge_ros.observation import Observation
 from worldforge_ros.scorers.architecture import build_lewm, default_config
 from worldforge_ros.scorers.encoders import normalise_pixels, resize_pixels
 from worldforge_ros.scorers.lewm import LeWMScorer, load_lewm
+from worldforge_ros.scorers.objectives import StepsHead, costs, pose_probe
+from worldforge_ros.scorers.rollout import Rollout
 
 PREPROCESSING: dict[str, Any] = {
     "image_size": 32,
@@ -169,24 +171,86 @@ def test_order_of_candidates_and_chunking_do_not_matter(
 
 
 def test_objectives(checkpoint: Path, embodiment: Embodiment) -> None:
+    torch.manual_seed(3)
+    save_file(StepsHead(32).state_dict(), checkpoint / "steps_head.safetensors")
     scorer = load_lewm(checkpoint, embodiment)
-    assert scorer.objectives == ("l2", "l1", "pose")
-    costs = {
+    assert scorer.objectives == ("l2", "l1", "pose", "scene", "steps")
+    scores = {
         name: scorer.score([observation()], GOAL, CANDIDATES, objective=name)
         for name in ("", *scorer.objectives)
     }
-    assert costs[""].metadata["objective"] == "l2"
-    np.testing.assert_array_equal(costs[""].costs, costs["l2"].costs)
-    assert not np.allclose(costs["l1"].costs, costs["l2"].costs)
-    assert not np.allclose(costs["pose"].costs, costs["l2"].costs)
+    assert scores[""].metadata["objective"] == "l2"
+    np.testing.assert_array_equal(scores[""].costs, scores["l2"].costs)
+    distinct = {tuple(item.costs.tolist()) for item in scores.values()}
+    assert len(distinct) == len(scorer.objectives)
     with pytest.raises(WorldForgeError) as info:
         scorer.score([observation()], GOAL, CANDIDATES, objective="cosine")
     assert info.value.code is ErrorCode.OBJECTIVE_UNKNOWN
 
     (checkpoint / "pose_probe.safetensors").unlink()
+    (checkpoint / "steps_head.safetensors").unlink()
     bare = load_lewm(checkpoint, embodiment)
     with pytest.raises(WorldForgeError, match="one of l2, l1 for"):
         bare.score([observation()], GOAL, CANDIDATES, objective="pose")
+
+
+def test_objectives_by_hand() -> None:
+    probe = pose_probe(18)
+    with torch.no_grad():
+        probe.weight.copy_(torch.eye(18))
+        probe.bias.fill_(7.0)
+    goal = torch.zeros(18)
+    predicted = torch.zeros(2, 18)
+    # Corner 0 is 3-4-5 decimetres off in the first, the pusher 9 in the second.
+    predicted[0, :2] = torch.tensor([0.03, -0.04])
+    predicted[1, 16] = 0.09
+    found = {name: cost(predicted, goal).tolist() for name, cost in costs(probe, None).items()}
+    assert found["l2"] == pytest.approx([0.0025, 0.0081])
+    assert found["l1"] == pytest.approx([0.07, 0.09])
+    assert found["pose"] == pytest.approx([5.0 / 8, 0.0], abs=1e-4)
+    assert found["scene"] == pytest.approx([5.0 / 9, 1.0], abs=1e-4)
+
+
+def test_a_picture_seen_again_is_not_encoded_again(
+    checkpoint: Path, embodiment: Embodiment
+) -> None:
+    scorer = load_lewm(checkpoint, embodiment)
+    first = scorer.score([observation()], GOAL, CANDIDATES)
+    again = scorer.score([observation()], GOAL, CANDIDATES)
+    assert first.metadata["pictures_cached"] == "0 of 2"
+    assert again.metadata["pictures_cached"] == "2 of 2"
+    np.testing.assert_array_equal(first.costs, again.costs)
+    # One pixel makes it another picture, and the old one must not answer for it.
+    other = GOAL.copy()
+    other[40, 40] ^= 255
+    changed = scorer.score([observation()], other, CANDIDATES)
+    assert changed.metadata["pictures_cached"] == "1 of 2"
+    fresh = load_lewm(checkpoint, embodiment).score([observation()], other, CANDIDATES)
+    np.testing.assert_allclose(changed.costs, fresh.costs, rtol=1e-5)
+    for seed in range(20):
+        scorer.score([observation(seed)], GOAL, CANDIDATES)
+    assert len(scorer._kept) == 8
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_the_rollout_equals_the_whole_predictor(checkpoint: Path, frames: int) -> None:
+    model = build_lewm(CONFIG)
+    model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+    model.eval()
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn(frames, 32, generator=generator)
+    blocks = torch.randn(4, 7, 10, generator=generator)
+    with torch.no_grad():
+        states = context.expand(4, -1, -1)
+        actions = model.action_encoder(blocks)
+        for known in range(frames, 8):
+            first = max(0, known - 3)
+            ahead = model.predict(states[:, first:], actions[:, first:known])[:, -1:]
+            states = torch.cat([states, ahead], dim=1)
+        found = Rollout(model)(context, blocks)
+    expected = states[:, frames:]
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_metadata_names_the_checkpoint(checkpoint: Path, embodiment: Embodiment) -> None:
@@ -207,14 +271,14 @@ def test_a_cost_that_is_not_finite_is_marked(
 ) -> None:
     scorer = load_lewm(checkpoint, embodiment)
 
-    def some(predicted: torch.Tensor, target: torch.Tensor, objective: str) -> torch.Tensor:
+    def some(predicted: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         return torch.tensor([torch.nan, 3.0, torch.inf, 2.0, 2.0, 9.0, 9.0])
 
-    monkeypatch.setattr(scorer, "_cost", some)
+    monkeypatch.setattr(scorer, "_costs", {"l2": some})
     scores = scorer.score([observation()], GOAL, CANDIDATES)
     assert np.isnan(scores.costs).tolist() == [True, False, True, False, False, False, False]
     assert scores.best_index == 3, "the first of equal minima"
-    monkeypatch.setattr(scorer, "_cost", lambda *_: torch.full((7,), torch.nan))
+    monkeypatch.setattr(scorer, "_costs", {"l2": lambda *_: torch.full((7,), torch.nan)})
     with pytest.raises(WorldForgeError) as info:
         scorer.score([observation()], GOAL, CANDIDATES)
     assert info.value.code is ErrorCode.COSTS_INVALID

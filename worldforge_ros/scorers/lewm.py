@@ -10,6 +10,7 @@ import hashlib
 import json
 import pickle
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +26,19 @@ from worldforge_ros.checkpoints import torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation, check_image, check_window
+from worldforge_ros.scorers import objectives
 from worldforge_ros.scorers.architecture import build_lewm
 from worldforge_ros.scorers.base import Scores
 from worldforge_ros.scorers.encoders import normalise_pixels, resize_pixels
+from worldforge_ros.scorers.objectives import Cost
+from worldforge_ros.scorers.rollout import Rollout
 
 FloatArray = npt.NDArray[np.float64]
 
 CHUNK = 1024
 """Candidates in one predictor pass: bounds the memory of large requests."""
-OBJECTIVES = ("l2", "l1", "pose")
-_CORNER_VALUES = 16
-_MM_PER_PROBE_UNIT = 100.0
+EMBEDDINGS_KEPT = 8
+"""Pictures whose embeddings are kept, by content: a goal and a search's frames come again."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class LeWMScorer:
     def __init__(
         self,
         model: Any,
-        probe: nn.Module | None,
+        costs: Mapping[str, Cost],
         preprocessing: Preprocessing,
         embodiment: Embodiment,
         device: torch.device,
@@ -64,13 +67,14 @@ class LeWMScorer:
         sha256: str,
     ) -> None:
         self._model = model
-        self._probe = probe
+        self._rollout = Rollout(model)
+        self._costs = costs
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._preprocessing = preprocessing
         self._embodiment = embodiment
         self._device = device
         self._model_id = model_id
         self._sha256 = sha256
-        self._window = int(model.predictor.num_frames)
         self._bridge = ActionBridge.of(
             embodiment, preprocessing.action_mean, preprocessing.action_std
         )
@@ -102,8 +106,8 @@ class LeWMScorer:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """Objectives of this checkpoint; ``pose`` needs a probe beside the weights."""
-        return OBJECTIVES if self._probe is not None else OBJECTIVES[:2]
+        """Objectives of this checkpoint, see :mod:`worldforge_ros.scorers.objectives`."""
+        return tuple(self._costs)
 
     @property
     def default_objective(self) -> str:
@@ -153,6 +157,23 @@ class LeWMScorer:
         pixels = normalise_pixels(small, spec.pixel_mean, spec.pixel_std)
         embedding: Tensor = self._model.encode({"pixels": pixels[None]})["emb"][0]
         return embedding
+
+    def predict(self, context: Tensor, blocks: Tensor) -> Tensor:
+        """Predicted embeddings (S, T - n + 1, D) from frames (n, D) and blocks (S, T, A)."""
+        return self._rollout(context, blocks)
+
+    def _embedding(self, image: ImageArray) -> tuple[Tensor, bool]:
+        """Embedding (D,) of one picture, and whether it was kept from before."""
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        known = self._kept.get(digest)
+        if known is None:
+            found = self.embed(image[np.newaxis])[0]
+            self._kept[digest] = found
+            if len(self._kept) > EMBEDDINGS_KEPT:
+                self._kept.popitem(last=False)
+            return found, False
+        self._kept.move_to_end(digest)
+        return known, True
 
     def _objective(self, name: str) -> str:
         chosen = name or self.default_objective
@@ -227,17 +248,16 @@ class LeWMScorer:
     ) -> Scores:
         started = time.perf_counter()
         camera = self._embodiment.world_model.camera
-        pictures = np.stack([*(item.images[camera] for item in history), goal])
+        pictures = [*(item.images[camera] for item in history), goal]
         with torch.inference_mode():
-            embeddings = self.embed(pictures)
-            context, target = embeddings[:-1], embeddings[-1]
-            costs = torch.cat(
-                [
-                    self._cost(self._rollout(context, past, part), target, objective)
-                    for part in np.split(blocks, range(CHUNK, len(blocks), CHUNK))
-                ]
-            )
-            values = costs.float().cpu().numpy().astype(np.float32)
+            embeddings = [self._embedding(picture) for picture in pictures]
+            context = torch.stack([embedding for embedding, _ in embeddings[:-1]])
+            target = embeddings[-1][0]
+            costs = [
+                self._costs[objective](self._ends(context, past, part), target)
+                for part in np.split(blocks, range(CHUNK, len(blocks), CHUNK))
+            ]
+            values = torch.cat(costs).float().cpu().numpy().astype(np.float32)
         latency = time.perf_counter() - started
         values[~np.isfinite(values)] = np.nan
         if np.isnan(values).all():
@@ -254,35 +274,16 @@ class LeWMScorer:
             "device": str(self._device),
             "blocks": "x".join(str(size) for size in blocks.shape),
             "image": f"{self._preprocessing.image_size}x{self._preprocessing.image_size}",
+            "pictures_cached": f"{sum(kept for _, kept in embeddings)} of {len(embeddings)}",
             "model_latency_s": f"{latency:.6f}",
         }
         return Scores(costs=values, best_index=int(np.nanargmin(values)), metadata=metadata)
 
-    def _rollout(self, context: Tensor, past: FloatArray, blocks: FloatArray) -> Tensor:
-        """Last predicted embedding (S, D) after all blocks (S, T, A), from context frames (n,
-        D).
-        """
-        count, frames = len(blocks), len(context)
-        before = np.broadcast_to(past, (count, *past.shape))
+    def _ends(self, context: Tensor, past: FloatArray, blocks: FloatArray) -> Tensor:
+        """Last predicted embedding (S, D) after all blocks (S, T, A), from frames (n, D)."""
+        before = np.broadcast_to(past, (len(blocks), *past.shape))
         actions = torch.from_numpy(np.concatenate([before, blocks], axis=1)).float()
-        encoded = self._model.action_encoder(actions.to(self._device))
-        states = context.expand(count, -1, -1)
-        for known in range(frames, encoded.shape[1] + 1):
-            first = max(0, known - self._window)
-            predicted = self._model.predictor(states[:, first:], encoded[:, first:known])[:, -1]
-            states = torch.cat([states, self._model.pred_proj(predicted)[:, None]], dim=1)
-        return states[:, -1]
-
-    def _cost(self, predicted: Tensor, target: Tensor, objective: str) -> Tensor:
-        if objective == "l2":
-            return (predicted - target).square().sum(-1)
-        if objective == "l1":
-            return (predicted - target).abs().sum(-1)
-        assert self._probe is not None
-        corners = self._probe(predicted) - self._probe(target)
-        points = corners[:, :_CORNER_VALUES].unflatten(-1, (-1, 2))
-        distance: Tensor = points.norm(dim=-1).mean(-1)
-        return distance * _MM_PER_PROBE_UNIT
+        return self.predict(context, actions.to(self._device))[:, -1]
 
 
 def _checked(name: str, values: npt.ArrayLike, width: int) -> FloatArray:
@@ -323,8 +324,8 @@ def _checked(name: str, values: npt.ArrayLike, width: int) -> FloatArray:
 def load_lewm(
     path: str | Path, embodiment: Embodiment, device: str = "cpu", threads: int = 1
 ) -> LeWMScorer:
-    """Load a checkpoint folder: ``config.json``, weights, ``preprocessing.json``, perhaps a pose
-    probe.
+    """Load a checkpoint folder: ``config.json``, weights, ``preprocessing.json``, and beside them
+    what objectives need.
 
     ``threads`` is set for the whole process, as torch knows no other way.
 
@@ -346,28 +347,35 @@ def load_lewm(
     model = build_lewm(config)
     _check_embodiment(model, document, config, preprocessing, embodiment)
     _load_state(model, state, weights)
-    probe = None
-    probe_file = folder / "pose_probe.safetensors"
-    if probe_file.is_file():
-        probe_state, _ = _read_weights(probe_file)
-        probe = nn.Linear(int(config["predictor"]["input_dim"]), _CORNER_VALUES + 2)
-        _load_state(probe, probe_state, probe_file)
-    allowed = OBJECTIVES if probe is not None else OBJECTIVES[:2]
-    if preprocessing.objective not in allowed:
-        raise _invalid("preprocessing.objective", preprocessing.objective, " or ".join(allowed))
+    dim = int(config["predictor"]["input_dim"])
+    probe = _beside(folder / objectives.PROBE_FILE, lambda: objectives.pose_probe(dim))
+    steps = _beside(folder / objectives.STEPS_FILE, lambda: objectives.StepsHead(dim))
     torch.set_num_threads(threads)
-    for module in (model, probe):
+    for module in (model, probe, steps):
         if module is not None:
             module.to(place).eval().requires_grad_(False)
+    costs = objectives.costs(probe, steps)
+    if preprocessing.objective not in costs:
+        raise _invalid("preprocessing.objective", preprocessing.objective, " or ".join(costs))
     return LeWMScorer(
         model=model,
-        probe=probe,
+        costs=costs,
         preprocessing=preprocessing,
         embodiment=embodiment,
         device=place,
         model_id=f"{folder.resolve().name}-{sha256[:12]}",
         sha256=sha256,
     )
+
+
+def _beside(path: Path, make: Callable[[], nn.Module]) -> nn.Module | None:
+    """A module whose weights may lie beside the model's."""
+    if not path.is_file():
+        return None
+    state, _ = _read_weights(path)
+    module = make()
+    _load_state(module, state, path)
+    return module
 
 
 def _invalid(field: str, found: object, expected: str) -> WorldForgeError:

@@ -32,6 +32,7 @@ from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.scorers.architecture import ENCODERS, build_lewm, default_config
 from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD, normalise_pixels, resize_pixels
+from worldforge_ros.scorers.objectives import PROBE_OUTPUTS, pose_probe
 from worldforge_ros.simulation.pusht import PushTSimulation
 from worldforge_ros.training.dataset import EPISODE_KINDS, EpisodeSet, list_episodes, load_episodes
 
@@ -43,8 +44,6 @@ SIGREG_WEIGHT = 0.09
 RECALIBRATION_BATCHES = 24
 PROBE_BATCHES = 60
 """Training batches of 128 windows that the linear probe is fitted to."""
-PROBE_OUTPUTS = 18
-"""Eight block corners and the pusher, (x, y) each."""
 
 
 def mirror_states(states: FloatArray) -> FloatArray:
@@ -192,7 +191,7 @@ def fit_probe(
     # A little ridge, in units of the embeddings' variance: dead dimensions must not blow up.
     gram = inputs.T @ inputs + 1e-6 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
     solution = torch.linalg.solve(gram, inputs.T @ torch.cat(targets).double()).float()
-    probe = nn.Linear(len(solution) - 1, PROBE_OUTPUTS)
+    probe = pose_probe(len(solution) - 1)
     with torch.no_grad():
         probe.weight.copy_(solution[:-1].T)
         probe.bias.copy_(solution[-1])
