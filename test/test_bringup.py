@@ -93,6 +93,18 @@ def test_arguments_reach_the_nodes_that_read_them() -> None:
     assert {s.parameters["embodiment"] for s in specs.values()} == {"/e.yaml"}
 
 
+def test_a_search_without_a_policy_needs_no_policy_node() -> None:
+    specs = bringup(source="cem")
+    assert "policy_node" not in specs
+    assert specs["planner_node"].parameters["source"] == "cem"
+    assert specs["planner_node"].parameters["search_std"] == [0.029, 0.029]
+    assert specs["episode_node"].parameters["policy"] is False
+    assert specs["episode_node"].parameters["policy_path"] == ""
+    both = bringup(source="cem+policy")
+    assert "policy_node" in both
+    assert both["episode_node"].parameters["policy"] is True
+
+
 def test_model_processes_do_not_spin() -> None:
     for spec in bringup().values():
         expected = dict(MODEL_ENVIRONMENT) if spec.name in ("policy_node", "score_node") else {}
@@ -207,7 +219,7 @@ def declared_parameters(path: Path) -> set[str]:
     for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
         if (
             isinstance(call.func, ast.Attribute)
-            and call.func.attr in ("text", "integer", "number", "flag")
+            and call.func.attr in ("text", "integer", "number", "numbers", "flag")
             and call.args
             and isinstance(call.args[0], ast.Constant)
         ):

@@ -357,3 +357,52 @@ def test_a_moving_robot_goes_on_with_its_chunk_until_the_new_one_takes_effect(
     np.testing.assert_array_equal(sent[:, -1], CANDIDATES[0, :, -1])
     scored = convert.tensor_from_msg(stage.scorings[-1].candidates, "candidates")[0]
     np.testing.assert_array_equal(scored, sent, "what is scored is what would be executed")
+
+
+def right_is_cheap(request: Any, response: Any) -> Any:
+    candidates = convert.tensor_from_msg(request.candidates, "candidates")[0]
+    response.success = True
+    response.scores = (-candidates[:, -1, 0]).tolist()
+    response.best_index = int(np.argmin(response.scores))
+    response.lower_is_better = True
+    response.metadata = convert.key_values({"model_id": "w-1", "model_latency_s": "0.001"})
+    return response
+
+
+@pytest.mark.parametrize("source", ["cem", "cem+policy"])
+def test_a_search_asks_the_world_model_in_rounds(ros: Ros, stage: Stage, source: str) -> None:
+    stage.score = right_is_cheap
+    stage.serve(propose=source == "cem+policy")
+    search = {"search_samples": 20, "search_iterations": 3, "search_elites": 4, "search_blocks": 2}
+    with ros.process(
+        "planner_node", source=source, search_std=[0.01, 0.01], seed=1, replan_period=0.2, **search
+    ):
+        ros.connected(stage.observations, 20.0)
+        ros.wait_until(lambda: ros.node.count_publishers("plan_report"), what="plan_report")
+        stage.stamp = ros.node.get_clock().now().nanoseconds
+        report = ros.wait_until(
+            lambda: next((r for r in [stage.report()] if r.outcome == "OK"), None), 20.0
+        )
+        chunk = ros.wait_until(
+            lambda: next((c for c in stage.chunks if c.sequence == report.sequence), None)
+        )
+    assert set(report.sources) == {source}
+    assert chunk.source == source
+    assert report.num_candidates == len(report.costs) == 4
+    assert report.costs[report.chosen] == min(report.costs)
+    horizon = 10 if source == "cem" else 15
+    assert list(chunk.actions.shape) == [horizon, 2]
+    # Three rounds; the best of the last one ends further right than the robot stands.
+    rounds = [list(request.candidates.shape)[1] for request in stage.scorings[:3]]
+    assert rounds == ([20, 20, 20] if source == "cem" else [4, 20, 20])
+    assert convert.tensor_from_msg(chunk.actions, "actions")[-1, 0] > START[0] + 0.01
+    assert bool(stage.proposals) == (source == "cem+policy")
+    latency = convert.duration_to_seconds
+    assert latency(report.score_model_latency) == pytest.approx(0.003)
+
+
+def test_a_search_without_statistics_says_what_is_missing(ros: Ros) -> None:
+    with ros.process("planner_node", source="cem") as process:
+        status, output = process.finish()
+    assert status == 2
+    assert "ACTION_STATISTICS_MISSING" in output

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.observation import Observation
 from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage
 from worldforge_ros.planning.handover import Handover
+from worldforge_ros.planning.search import CrossEntropySearch, SearchSettings, search_bridge
 from worldforge_ros.planning.selection import choose
 
 RNG = np.random.default_rng(0)
@@ -67,26 +70,21 @@ def candidates(count: int = 3) -> np.ndarray:
     return np.zeros((count, 5, 2), np.float32)
 
 
-def as_they_are(values: np.ndarray) -> Handover:
+def as_they_are(values: np.ndarray, *_: object) -> Handover:
     return Handover(values, 1, 0, np.ones(len(values), bool))
 
 
-def unreachable(values: np.ndarray) -> Handover:
+def unreachable(values: np.ndarray, *_: object) -> Handover:
     return Handover(values, 1, 0, np.zeros(len(values), bool))
 
 
 def test_a_whole_cycle() -> None:
-    cycle = PlanningCycle(CycleConfig(replan_period=0.5))
+    cycle = PlanningCycle(CycleConfig(replan_period=0.5), as_they_are)
     assert cycle.due(1000 * MS)
     ticket = cycle.start(observation(1000), 0.01, now=10.0)
     assert cycle.stage is Stage.PROPOSING
     assert not cycle.due(2000 * MS), "one cycle at a time"
-    assert (
-        cycle.proposed(
-            ticket, candidates(), 0.1, "policy", "p", 0.02, now=10.1, hand_over=as_they_are
-        )
-        is None
-    )
+    assert cycle.proposed(ticket, candidates(), 0.1, "p", 0.02, now=10.1) is None
     assert cycle.stage is Stage.SCORING
     trace = cycle.scored(ticket, [3.0, 1.0, 2.0], "w", 0.03, now=10.3)
     assert trace is not None
@@ -103,11 +101,9 @@ def test_a_whole_cycle() -> None:
 
 
 def test_without_costs_the_cycle_ends_at_the_proposal() -> None:
-    cycle = PlanningCycle(CycleConfig(planner="first"))
+    cycle = PlanningCycle(CycleConfig(planner="first"), as_they_are)
     ticket = cycle.start(observation(1), 0.0, now=0.0)
-    trace = cycle.proposed(
-        ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=as_they_are
-    )
+    trace = cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=0.1)
     assert trace is not None
     assert trace.choice is not None
     assert trace.choice.index == 0
@@ -115,44 +111,32 @@ def test_without_costs_the_cycle_ends_at_the_proposal() -> None:
 
 @pytest.mark.parametrize("stage", [Stage.PROPOSING, Stage.SCORING])
 def test_a_missed_deadline_abandons_the_cycle_and_late_replies_are_ignored(stage: Stage) -> None:
-    cycle = PlanningCycle(CycleConfig(propose_timeout=1.0, score_timeout=2.0))
+    cycle = PlanningCycle(CycleConfig(propose_timeout=1.0, score_timeout=2.0), as_they_are)
     ticket = cycle.start(observation(1), 0.0, now=0.0)
     limit = 1.0
     if stage is Stage.SCORING:
-        cycle.proposed(
-            ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.5, hand_over=as_they_are
-        )
+        cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=0.5)
         limit = 2.5
     assert cycle.expire(now=limit - 0.01) is None
     trace = cycle.expire(now=limit)
     assert trace is not None
     assert trace.outcome == f"{'PROPOSE' if stage is Stage.PROPOSING else 'SCORE'}_DEADLINE_MISSED"
     assert cycle.deadline_misses == 1
-    assert (
-        cycle.proposed(
-            ticket, candidates(), 0.1, "policy", "p", 0.0, now=3.0, hand_over=as_they_are
-        )
-        is None
-    )
+    assert cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=3.0) is None
     assert cycle.scored(ticket, [1.0, 2.0, 3.0], "w", 0.0, now=3.0) is None
     assert cycle.failed(ticket, WorldForgeError(ErrorCode.INTERNAL, "late"), now=3.0) is None
     assert cycle.stage is Stage.IDLE
     assert cycle.due(2_000 * MS)
     second = cycle.start(observation(2_000), 0.0, now=4.0)
-    assert (
-        cycle.proposed(
-            ticket, candidates(), 0.1, "policy", "p", 0.0, now=4.1, hand_over=as_they_are
-        )
-        is None
-    )
+    assert cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=4.1) is None
     assert cycle.stage is Stage.PROPOSING, "the old ticket does not advance the new cycle"
     assert second == ticket + 1
 
 
 def test_wrong_number_of_costs_ends_the_cycle_with_its_code() -> None:
-    cycle = PlanningCycle(CycleConfig())
+    cycle = PlanningCycle(CycleConfig(), as_they_are)
     ticket = cycle.start(observation(1), 0.0, now=0.0)
-    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=as_they_are)
+    cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=0.1)
     trace = cycle.scored(ticket, [1.0], "w", 0.0, now=0.2)
     assert trace is not None
     assert trace.outcome == "COSTS_INVALID"
@@ -160,9 +144,9 @@ def test_wrong_number_of_costs_ends_the_cycle_with_its_code() -> None:
 
 
 def test_time_going_back_starts_a_cycle_at_once() -> None:
-    cycle = PlanningCycle(CycleConfig(planner="first", replan_period=0.5))
+    cycle = PlanningCycle(CycleConfig(planner="first", replan_period=0.5), as_they_are)
     ticket = cycle.start(observation(90_000), 0.0, now=0.0)
-    cycle.proposed(ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=as_they_are)
+    cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=0.1)
     assert cycle.due(1_000 * MS)
 
 
@@ -183,11 +167,98 @@ def test_only_reachable_candidates_are_chosen() -> None:
 
 
 def test_without_a_reachable_candidate_nothing_is_scored() -> None:
-    cycle = PlanningCycle(CycleConfig())
+    cycle = PlanningCycle(CycleConfig(), unreachable)
     ticket = cycle.start(observation(1), 0.0, now=0.0)
-    trace = cycle.proposed(
-        ticket, candidates(), 0.1, "policy", "p", 0.0, now=0.1, hand_over=unreachable
-    )
+    trace = cycle.proposed(ticket, candidates(), 0.1, "p", 0.0, now=0.1)
     assert trace is not None
     assert trace.outcome == "NO_REACHABLE_CANDIDATE"
     assert cycle.stage is Stage.IDLE
+
+
+def searching(
+    iterations: int, asked: list[np.ndarray | None]
+) -> Callable[[Observation, np.ndarray | None], CrossEntropySearch]:
+    robot = load_embodiment("pusht")
+
+    def make(seen: Observation, start: np.ndarray | None) -> CrossEntropySearch:
+        asked.append(start)
+        settings = SearchSettings(samples=6, iterations=iterations, elites=2, blocks=1)
+        bridge = search_bridge(robot, (0.01, 0.01))
+        return CrossEntropySearch(settings, bridge, robot, seen, np.random.default_rng(0), start)
+
+    return make
+
+
+def placed(stamp_ms: int) -> Observation:
+    return Observation(stamp_ms * MS, {}, np.array([0.2, 0.3]), np.zeros(2))
+
+
+def test_a_search_asks_for_costs_until_it_is_done() -> None:
+    asked: list[np.ndarray | None] = []
+    config = CycleConfig(source="cem", score_timeout=1.0)
+    cycle = PlanningCycle(config, as_they_are, searching(3, asked))
+    ticket = cycle.start(placed(1), 0.0, now=0.0)
+    assert asked == [None]
+    for iteration in range(3):
+        assert cycle.stage is Stage.SCORING
+        assert cycle.trace is not None
+        samples = cycle.trace.candidates
+        assert samples.shape == (6, 5, 2)
+        # The further right it ends, the cheaper.
+        trace = cycle.scored(ticket, -samples[:, -1, 0], "w", 0.1, now=0.2 * (iteration + 1))
+        assert (trace is None) == (iteration < 2)
+    assert trace is not None
+    assert trace.outcome == "OK"
+    assert trace.candidates.shape == (2, 5, 2)
+    assert trace.sources == ("cem", "cem")
+    assert trace.choice is not None
+    assert trace.costs[trace.choice.index] == trace.costs.min()
+    assert trace.score_model_latency == pytest.approx(0.3)
+    assert trace.score_latency == pytest.approx(0.6)
+    assert trace.models == ("w",)
+
+
+def test_the_deadline_of_a_search_is_for_all_its_iterations() -> None:
+    config = CycleConfig(source="cem", score_timeout=1.0)
+    cycle = PlanningCycle(config, as_they_are, searching(30, []))
+    ticket = cycle.start(placed(1), 0.0, now=0.0)
+    for index in range(5):
+        assert cycle.scored(ticket, np.arange(6.0), "w", 0.0, now=0.15 * index) is None
+    trace = cycle.expire(now=1.0)
+    assert trace is not None
+    assert trace.outcome == "SCORE_DEADLINE_MISSED"
+
+
+def test_a_search_from_the_policy_begins_with_its_candidates() -> None:
+    asked: list[np.ndarray | None] = []
+    cycle = PlanningCycle(CycleConfig(source="cem+policy"), as_they_are, searching(2, asked))
+    ticket = cycle.start(placed(1), 0.0, now=0.0)
+    assert cycle.stage is Stage.PROPOSING
+    start = (np.array([0.2, 0.3]) + np.linspace(0, 0.02, 5)[:, None] * np.ones((3, 1, 2))).astype(
+        np.float32
+    )
+    assert cycle.proposed(ticket, start, 0.1, "p", 0.0, now=0.1) is None
+    assert asked[0] is start
+    assert cycle.trace is not None
+    np.testing.assert_allclose(cycle.trace.candidates, start, atol=1e-6)
+    assert cycle.scored(ticket, [3.0, 1.0, 2.0], "w", 0.0, now=0.2) is None
+    assert len(cycle.trace.candidates) == 6
+    trace = cycle.scored(ticket, np.arange(6.0), "w", 0.0, now=0.3)
+    assert trace is not None
+    assert trace.models == ("p", "w")
+    assert trace.sources == ("cem+policy",) * 2
+
+
+def test_a_search_that_gets_too_few_costs_ends_the_cycle() -> None:
+    cycle = PlanningCycle(CycleConfig(source="cem"), as_they_are, searching(2, []))
+    ticket = cycle.start(placed(1), 0.0, now=0.0)
+    trace = cycle.scored(ticket, [1.0], "w", 0.0, now=0.1)
+    assert trace is not None
+    assert trace.outcome == "COSTS_INVALID"
+
+
+@pytest.mark.parametrize(("source", "planner"), [("cem", "first"), ("guess", "scored")])
+def test_a_search_is_chosen_from_by_cost(source: str, planner: str) -> None:
+    with pytest.raises(WorldForgeError) as caught:
+        PlanningCycle(CycleConfig(planner, source), as_they_are, searching(2, []))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT

@@ -15,6 +15,7 @@ from typing import Literal
 import yaml
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.planning.search import SOURCES
 from worldforge_ros.resources import PACKAGE, resolve_path
 
 ArgumentType = Literal["bool", "int", "float", "text"]
@@ -124,6 +125,14 @@ PUSHT_ARGUMENTS: tuple[Argument, ...] = (
         choices=("scored", "first", "random"),
     ),
     Argument(
+        "source",
+        "text",
+        "policy",
+        "Where candidates come from: the policy, a search over the world model, or a search that "
+        "starts from the policy's candidates.",
+        choices=SOURCES,
+    ),
+    Argument(
         "rate",
         "float",
         "1.0",
@@ -198,6 +207,7 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             found=values["duration"],
             expected=f"above 0 and at most {LONGEST_RECORDING:g} when recording",
         )
+    has_policy = values["source"] != "cem"
     arm = sim if values["arm"] == "auto" else values["arm"] == "true"
     namespace = "/" + str(values["namespace"]).strip("/")
     use_sim_time = rate != 1.0
@@ -216,6 +226,7 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             "policy_node",
             own(policy_path="policy_path", device="device", warmup_candidates="num_candidates"),
             env=model_env,
+            runs=has_policy,
         ),
         _Node(
             "score_node",
@@ -226,7 +237,7 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
         _Node(
             "planner_node",
             "planner_node",
-            own(planner="planner", num_candidates="num_candidates", seed="seed"),
+            own(planner="planner", source="source", num_candidates="num_candidates", seed="seed"),
         ),
         _Node("safety_gate_node", "safety_gate", {}),
         _Node(
@@ -243,10 +254,11 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
                 record="record",
                 seed="seed",
                 output_dir="output_dir",
-                policy_path="policy_path",
                 model_path="world_model",
             )
             | {
+                "policy": ("source", has_policy),
+                "policy_path": ("policy_path", str(values["policy_path"]) if has_policy else ""),
                 # A fresh simulator has the episode of its seed; a reset would take the next one.
                 "reset": ("sim", False),
                 "arm": ("arm", arm),

@@ -30,6 +30,7 @@ TRAINING = {
     "keypoints": "keypoints",
     "policy": "policy",
     "world-model": "world_model",
+    "predictor": "predictor",
 }
 """What can be trained, and the module of ``worldforge_ros.training`` that does it."""
 

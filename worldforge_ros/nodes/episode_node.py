@@ -106,6 +106,7 @@ class EpisodeNode(Node):
             maximum=600.0,
         )
         output_dir = parameters.text("output_dir", "", "folder to write; empty: runs/<time> here")
+        has_policy = parameters.flag("policy", True, "wait for a policy that proposes")
         policy_path = parameters.text("policy_path", "", "checkpoint of the policy, for its hash")
         model_path = parameters.text("model_path", "", "checkpoint of the world model, same")
         if self._record and not 0 < self._duration <= LONGEST_RECORDING:
@@ -140,10 +141,11 @@ class EpisodeNode(Node):
         self.create_subscription(PlanReport, "plan_report", self._on_plan, _ALL)
         self._enable = self.create_client(SetBool, "safety_gate/enable")
         self._needed = {
-            "propose_actions": self.create_client(ProposeActions, "propose_actions"),
             "score_candidates": self.create_client(ScoreCandidates, "score_candidates"),
             "safety_gate/enable": self._enable,
         }
+        if has_policy:
+            self._needed["propose_actions"] = self.create_client(ProposeActions, "propose_actions")
         if self._sim:
             self._reset = self.create_client(Trigger, "pusht_sim/reset")
             self._needed["pusht_sim/reset"] = self._reset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +20,16 @@ from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.msg import ActionChunk as ActionChunkMsg
 from worldforge_ros.msg import GateStatus, PlanReport
 from worldforge_ros.msg import Observation as ObservationMsg
-from worldforge_ros.observation import NANOSECONDS, ObservationHistory
+from worldforge_ros.observation import NANOSECONDS, Observation, ObservationHistory
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage, Trace
 from worldforge_ros.planning.handover import ArrivalEstimate, Handover, hand_over
+from worldforge_ros.planning.search import (
+    SOURCES,
+    CrossEntropySearch,
+    SearchSettings,
+    search_bridge,
+)
 from worldforge_ros.planning.selection import PLANNERS
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
@@ -50,6 +57,13 @@ class PlannerNode(Node):
         planner = parameters.text(
             "planner", "scored", "how a candidate is chosen", choices=PLANNERS
         )
+        self._source = parameters.text(
+            "source",
+            "policy",
+            "where candidates come from: the policy, a cross-entropy search over the world model, "
+            "or a search that starts from the policy's",
+            choices=SOURCES,
+        )
         self._num_candidates = parameters.integer(
             "num_candidates", 32, "candidates asked of the policy", minimum=1, maximum=65536
         )
@@ -63,7 +77,43 @@ class PlannerNode(Node):
             "propose_timeout", 2.0, "seconds to wait for candidates", minimum=0.01, maximum=600.0
         )
         score_timeout = parameters.number(
-            "score_timeout", 2.0, "seconds to wait for costs", minimum=0.01, maximum=600.0
+            "score_timeout",
+            2.0,
+            "seconds to wait for costs, of all iterations of a search together",
+            minimum=0.01,
+            maximum=600.0,
+        )
+        self._search = SearchSettings(
+            samples=parameters.integer(
+                "search_samples",
+                128,
+                "samples in an iteration of a search",
+                minimum=2,
+                maximum=65536,
+            ),
+            iterations=parameters.integer(
+                "search_iterations", 6, "iterations of a search", minimum=1, maximum=1000
+            ),
+            elites=parameters.integer(
+                "search_elites", 16, "samples that an iteration keeps", minimum=2, maximum=65536
+            ),
+            blocks=parameters.integer(
+                "search_blocks", 5, "action blocks in a candidate of cem", minimum=1, maximum=1000
+            ),
+            spread=parameters.number(
+                "search_spread",
+                1.0,
+                "what a search starts with: cem times search_std, cem+policy times the standard "
+                "deviation of the policy's candidates",
+                minimum=0.001,
+                maximum=100.0,
+            ),
+        )
+        search_std = parameters.numbers(
+            "search_std",
+            [0.0],
+            "standard deviation of a relative action, or of a set-point, per joint in m or rad, "
+            "that a search draws with; [0.0]: the embodiment file's",
         )
         self._seed = parameters.integer(
             "seed",
@@ -76,10 +126,20 @@ class PlannerNode(Node):
             "policy_history", 2, "observations that the policy looks at", minimum=1, maximum=64
         )
         self._diagnostics = Diagnostics(self)
-        rng = np.random.default_rng(None if self._seed < 0 else self._seed)
-        self._cycle = PlanningCycle(
-            CycleConfig(planner, replan_period, propose_timeout, score_timeout), rng
+        self._rng = np.random.default_rng(None if self._seed < 0 else self._seed)
+        self._bridge = None
+        if self._source != "policy":
+            self._bridge = search_bridge(self._embodiment, search_std if any(search_std) else ())
+        config = CycleConfig(
+            planner,
+            self._source,
+            self._embodiment.world_model.step,
+            replan_period,
+            propose_timeout,
+            score_timeout,
         )
+        self._cycle = PlanningCycle(config, self._hand_over, self._make_search, self._rng)
+        self._arrival = (0, 0)
         spec = self._embodiment.world_model
         self._history = ObservationHistory(duration=2.0 + spec.history * spec.block_duration)
         self._messages: dict[int, ObservationMsg] = {}
@@ -135,8 +195,12 @@ class PlannerNode(Node):
 
     def _begin(self) -> None:
         # A window that is not full yet is no failed cycle: the next observation tries again.
+        spec = self._embodiment.world_model
         try:
-            history = self._messages_of(self._policy_history, self._embodiment.policy.step)
+            if self._source == "cem":
+                history = self._messages_of(spec.history, spec.block_duration)
+            else:
+                history = self._messages_of(self._policy_history, self._embodiment.policy.step)
         except WorldForgeError as error:
             if error.code is ErrorCode.HISTORY_TOO_SHORT:
                 return
@@ -144,6 +208,9 @@ class PlannerNode(Node):
         newest = self._history.newest()
         age = (self.get_clock().now().nanoseconds - newest.stamp) / NANOSECONDS
         ticket = self._cycle.start(newest, age, time.monotonic())
+        if self._cycle.stage is Stage.SCORING:
+            self._ask_for_costs()
+            return
         request = ProposeActions.Request(
             history=history,
             num_candidates=self._num_candidates,
@@ -201,14 +268,16 @@ class PlannerNode(Node):
             ticket,
             candidates[0],
             convert.duration_to_seconds(response.step),
-            "policy",
             metadata.get("model_id", ""),
             float(metadata.get("model_latency_s", "0")),
             now,
-            partial(self._hand_over, convert.duration_to_seconds(response.step)),
         )
-        if self._cycle.stage is not Stage.SCORING or self._cycle.trace is None:
-            return trace
+        if self._cycle.stage is Stage.SCORING:
+            self._ask_for_costs()
+        return trace
+
+    def _ask_for_costs(self) -> None:
+        assert self._cycle.trace is not None
         spec = self._embodiment.world_model
         request = ScoreCandidates.Request(
             history=self._messages_of(spec.history, spec.block_duration),
@@ -216,29 +285,41 @@ class PlannerNode(Node):
             action_space=ScoreCandidates.Request.EMBODIMENT,
         )
         self._call(self._score, request, ErrorCode.SCORE_UNAVAILABLE, self._on_scores)
-        return None
 
-    def _hand_over(self, step: float, candidates: npt.NDArray[np.float32]) -> Handover:
-        assert self._cycle.trace is not None
-        arrival = self._arrivals.arrival(self.get_clock().now().nanoseconds)
+    def _hand_over(
+        self, candidates: npt.NDArray[np.float32], step: float, observation: Observation
+    ) -> Handover:
+        if self._arrival[0] != self._cycle.ticket:
+            # Every sample of a search arrives when the search is over.
+            now = self.get_clock().now().nanoseconds
+            self._arrival = (self._cycle.ticket, self._arrivals.arrival(now))
         return hand_over(
-            candidates,
-            step,
-            self._cycle.trace.observation,
-            self._executing,
-            arrival,
-            self._embodiment,
+            candidates, step, observation, self._executing, self._arrival[1], self._embodiment
+        )
+
+    def _make_search(
+        self, observation: Observation, candidates: npt.NDArray[np.float32] | None
+    ) -> CrossEntropySearch:
+        assert self._bridge is not None
+        settings = self._search
+        if candidates is not None:
+            settings = replace(settings, blocks=candidates.shape[1] // self._bridge.block)
+        return CrossEntropySearch(
+            settings, self._bridge, self._embodiment, observation, self._rng, candidates
         )
 
     def _on_scores(self, ticket: int, response: Any, now: float) -> Trace | None:
         metadata = convert.from_key_values(response.metadata, "metadata")
-        return self._cycle.scored(
+        trace = self._cycle.scored(
             ticket,
             response.scores,
             metadata.get("model_id", ""),
             float(metadata.get("model_latency_s", "0")),
             now,
         )
+        if self._cycle.stage is Stage.SCORING:
+            self._ask_for_costs()
+        return trace
 
     def _expire(self) -> None:
         trace = self._cycle.expire(time.monotonic())

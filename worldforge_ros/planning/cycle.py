@@ -18,7 +18,13 @@ import numpy.typing as npt
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.planning.handover import Handover
+from worldforge_ros.planning.search import SOURCES, CrossEntropySearch
 from worldforge_ros.planning.selection import Choice, choose, needs_costs
+
+HandOver = Callable[[npt.NDArray[np.float32], float, Observation], Handover]
+"""Puts candidates (S, H, J), so many seconds between two actions, where they can take effect."""
+MakeSearch = Callable[[Observation, npt.NDArray[np.float32] | None], CrossEntropySearch]
+"""Begins a search at an observation, from a policy's candidates where there are some."""
 
 
 class Stage(Enum):
@@ -31,9 +37,13 @@ class Stage(Enum):
 
 @dataclass(frozen=True)
 class CycleConfig:
-    """Times in seconds; ``replan_period`` is between the observations of two cycles."""
+    """Times in seconds; ``replan_period`` is between the observations of two cycles, ``step``
+    between two actions of a search. ``score_timeout`` is for all costs of a cycle together.
+    """
 
     planner: str = "scored"
+    source: str = "policy"
+    step: float = 0.1
     replan_period: float = 0.5
     propose_timeout: float = 2.0
     score_timeout: float = 2.0
@@ -77,11 +87,32 @@ class Trace:
 class PlanningCycle:
     """The state machine of the planner. All times are the caller's monotonic seconds."""
 
-    def __init__(self, config: CycleConfig, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: CycleConfig,
+        hand_over: HandOver,
+        make_search: MakeSearch | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        """:raises WorldForgeError: ``INVALID_ARGUMENT`` for an unknown planner or source, and for a
+        search whose result is not chosen by cost.
+        """
         self._config = config
         self._scores = needs_costs(config.planner)
+        searches = config.source != "policy"
+        if config.source not in SOURCES or (searches and not (self._scores and make_search)):
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                "source",
+                found=f"'{config.source}' with planner '{config.planner}'",
+                expected=f"one of {', '.join(SOURCES)}; a search needs planner 'scored'",
+            )
+        self._hand_over = hand_over
+        self._make_search = make_search if searches else None
+        self._search: CrossEntropySearch | None = None
         self._rng = rng or np.random.default_rng()
         self._trace: Trace | None = None
+        self._handover: Handover
         self._stage = Stage.IDLE
         self._deadline = math.inf
         self._requested = 0.0
@@ -114,7 +145,9 @@ class PlanningCycle:
         return stamp - self._last_stamp >= seconds_to_ns(self._config.replan_period * 0.95)
 
     def start(self, observation: Observation, observation_latency: float, now: float) -> int:
-        """Begin a cycle and expect a proposal; returns the ticket."""
+        """Begin a cycle and expect a proposal, or costs where no policy is asked; returns the
+        ticket.
+        """
         self.cycles += 1
         self._last_stamp = observation.stamp
         self._trace = Trace(
@@ -124,21 +157,39 @@ class PlanningCycle:
             observation_latency=observation_latency,
             started=now,
         )
-        self._expect(Stage.PROPOSING, self._config.propose_timeout, now)
+        self._search = None
+        if self._config.source == "cem":
+            assert self._make_search is not None
+            self._trace.step = self._config.step
+            self._search = self._make_search(observation, None)
+            self._ask(self._trace)
+            self._expect(Stage.SCORING, self._config.score_timeout, now)
+        else:
+            self._expect(Stage.PROPOSING, self._config.propose_timeout, now)
         return self.cycles
+
+    def _ask(self, trace: Trace) -> None:
+        """The next samples of the search become the trace's candidates."""
+        assert self._search is not None
+        self._offer(trace, self._search.ask())
+
+    def _offer(self, trace: Trace, candidates: npt.NDArray[np.float32]) -> None:
+        handover = self._hand_over(candidates, trace.step, trace.observation)
+        self._handover = handover
+        trace.candidates, trace.stamp = handover.candidates, handover.stamp
+        trace.reachable = handover.reachable
+        trace.sources = (self._config.source,) * len(candidates)
 
     def proposed(
         self,
         ticket: int,
         candidates: npt.NDArray[np.float32],
         step: float,
-        source: str,
         model: str,
         model_latency: float,
         now: float,
-        hand_over: Callable[[npt.NDArray[np.float32]], Handover],
     ) -> Trace | None:
-        """Take candidates (S, H, J); ``hand_over`` puts them where they can take effect.
+        """Take candidates (S, H, J), ``step`` seconds between two actions.
 
         :returns: the finished trace when no scoring follows, else None; see :attr:`stage`.
         """
@@ -155,12 +206,13 @@ class PlanningCycle:
                 expected="(S, H, joints) with at least one candidate",
             )
             return self._finish(error, now)
-        handover = hand_over(candidates)
-        trace.candidates, trace.stamp = handover.candidates, handover.stamp
-        trace.reachable = handover.reachable
         trace.step, trace.models = step, (model,)
-        trace.sources = (source,) * candidates.shape[0]
-        if not handover.reachable.any():
+        if self._make_search is not None:
+            self._search = self._make_search(trace.observation, candidates)
+            self._ask(trace)
+        else:
+            self._offer(trace, candidates)
+        if not trace.reachable.any():
             return self._choose(None, now)
         if self._scores:
             self._expect(Stage.SCORING, self._config.score_timeout, now)
@@ -170,13 +222,27 @@ class PlanningCycle:
     def scored(
         self, ticket: int, costs: Sequence[float], model: str, model_latency: float, now: float
     ) -> Trace | None:
-        """Take costs (S,); returns the finished trace, or None for a stale reply."""
+        """Take costs (S,); returns the finished trace, or None for a stale reply and while a search
+        goes on, see :attr:`stage`.
+        """
         trace = self._running(ticket, Stage.SCORING)
         if trace is None:
             return None
         trace.score_latency = now - self._requested
-        trace.score_model_latency = model_latency
+        trace.score_model_latency += model_latency
         trace.costs = np.asarray(costs, dtype=np.float32)
+        if self._search is not None:
+            try:
+                self._search.tell(trace.costs, self._handover)
+            except WorldForgeError as error:
+                return self._finish(error, now)
+            if not self._search.done:
+                self._ask(trace)
+                return None
+            found = self._search.found
+            trace.candidates, trace.costs, trace.stamp = found.candidates, found.costs, found.stamp
+            trace.reachable = found.executable
+            trace.sources = (self._config.source,) * len(found.costs)
         trace.models = (*trace.models, model)
         return self._choose(trace.costs, now)
 

@@ -8,6 +8,7 @@ samples that the robot could not execute rank behind those that it could.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +185,21 @@ class CrossEntropySearch:
         """The elites of the last iteration."""
         assert self._best is not None, "tell first"
         return self._best
+
+
+def search_bridge(embodiment: Embodiment, std: Sequence[float] = ()) -> ActionBridge:
+    """The bridge of a search that does not know the checkpoint's statistics.
+
+    :param std: per joint in m or rad; empty takes the embodiment file's.
+    :raises WorldForgeError: ``ACTION_STATISTICS_MISSING`` when neither gives them.
+    """
+    action = embodiment.world_model.action
+    if not std and action.std is not None and action.mean is not None:
+        return ActionBridge.of(embodiment, action.mean, action.std)
+    scaled = np.asarray(std, np.float64)
+    if scaled.shape == (len(action.scale),):
+        scaled = scaled * np.asarray(action.scale)
+    return ActionBridge.of(embodiment, np.zeros(len(embodiment.joints)), scaled)
 
 
 def violation(setpoints: npt.ArrayLike, step: float, embodiment: Embodiment) -> FloatArray:

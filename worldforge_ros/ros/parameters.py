@@ -44,6 +44,10 @@ class Parameters:
         bounds = FloatingPointRange(from_value=minimum, to_value=maximum)
         return float(self._declare(name, default, description, floating_point_range=[bounds]))
 
+    def numbers(self, name: str, default: list[float], description: str) -> tuple[float, ...]:
+        """A list of numbers; name the unit in the description."""
+        return tuple(float(item) for item in self._declare(name, default, description))
+
     def flag(self, name: str, default: bool, description: str) -> bool:
         """True or false."""
         return bool(self._declare(name, default, description))

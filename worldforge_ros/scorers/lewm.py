@@ -80,6 +80,11 @@ class LeWMScorer:
         )
 
     @property
+    def model(self) -> Any:
+        """The ``stable_worldmodel.wm.lewm.LeWM`` itself, for training."""
+        return self._model
+
+    @property
     def model_id(self) -> str:
         """Folder name and the first 12 hex digits of the weights' SHA-256."""
         return self._model_id

@@ -27,9 +27,13 @@ class Rollout:
         :param context: (n, D) embeddings of the frames, one block apart, n at most the window.
         :param blocks: (S, T, A) normalised actions; the first n - 1 lie between the frames.
         """
-        count, frames = len(blocks), len(context)
+        return self.batch(context.expand(len(blocks), -1, -1), blocks)
+
+    def batch(self, context: Tensor, blocks: Tensor) -> Tensor:
+        """The same from a context (S, n, D) of its own for each."""
+        frames = context.shape[1]
         modulations = self._modulations(self._model.action_encoder(blocks))
-        states = list(context.expand(count, -1, -1).unbind(1))
+        states = list(context.unbind(1))
         kept: list[tuple[Tensor, Tensor] | None] = [None] * len(modulations)
         predicted = []
         for known in range(frames, blocks.shape[1] + 1):

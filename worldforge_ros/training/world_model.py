@@ -73,7 +73,7 @@ class TrainingData:
     """Frames at model resolution; index i + N stands for the mirror image of frame i.
 
     ``images`` (N, size, size, 3) uint8, ``raw`` (2 N, J) actions before z-scoring, ``targets`` (2
-    N, 18).
+    N, 18), ``ends`` (episodes,) the last frame of each episode.
     """
 
     images: npt.NDArray[np.uint8]
@@ -83,6 +83,12 @@ class TrainingData:
     std: FloatArray
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    def rooms(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Steps (B,) from ``starts`` (B,) to the last one of their episodes."""
+        places = starts % len(self.images)
+        return self.ends[np.searchsorted(self.ends, places)] - places
 
     def pictures(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Pictures (..., size, size, 3) of frame indices (...), mirrored where they say so."""
@@ -126,6 +132,7 @@ def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> Tr
         std=raw.std(axis=0),
         train=np.concatenate([train, train + count]),
         held_out=held_out,
+        ends=episodes.offsets[1:] - 1,
     )
 
 
@@ -186,11 +193,15 @@ def fit_probe(
             rows += [info["emb"][:, 1:].flatten(0, 1), predicted.flatten(0, 1)]
             targets += [batch.targets[:, 1:].flatten(0, 1)] * 2
     model.train()
-    inputs = torch.cat(rows).double()
-    inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
+    return least_squares(torch.cat(rows), torch.cat(targets))
+
+
+def least_squares(rows: Tensor, targets: Tensor) -> nn.Linear:
+    """The linear layer that reads ``targets`` (N, 18) from embeddings ``rows`` (N, D)."""
+    inputs = torch.cat([rows.double(), torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
     # A little ridge, in units of the embeddings' variance: dead dimensions must not blow up.
     gram = inputs.T @ inputs + 1e-6 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
-    solution = torch.linalg.solve(gram, inputs.T @ torch.cat(targets).double()).float()
+    solution = torch.linalg.solve(gram, inputs.T @ targets.double()).float()
     probe = pose_probe(len(solution) - 1)
     with torch.no_grad():
         probe.weight.copy_(solution[:-1].T)
