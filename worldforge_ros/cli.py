@@ -113,6 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("task", nargs="?", choices=TASKS)
 
+    quality = _command(
+        commands,
+        "quality",
+        _run_quality,
+        "how good a world model is: linear probe, drift, ranking by objective",
+        "worldforge quality pusht --seeds 5000",
+        add_help=False,
+    )
+    quality.add_argument("task", nargs="?", choices=TASKS)
+
     bench = _command(
         commands,
         "bench",
@@ -372,6 +382,10 @@ def _run_train(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 def _run_evaluate(parsed: argparse.Namespace, rest: list[str]) -> int:
     return _delegate("worldforge_ros.evaluation.command", parsed.prog, parsed, rest)
+
+
+def _run_quality(parsed: argparse.Namespace, rest: list[str]) -> int:
+    return _delegate("worldforge_ros.evaluation.quality", parsed.prog, parsed, rest)
 
 
 def _delegate(name: str, prog: str, parsed: argparse.Namespace, rest: list[str]) -> int:

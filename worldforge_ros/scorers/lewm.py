@@ -163,9 +163,9 @@ class LeWMScorer:
         embedding: Tensor = self._model.encode({"pixels": pixels[None]})["emb"][0]
         return embedding
 
-    def predict(self, context: Tensor, blocks: Tensor) -> Tensor:
-        """Predicted embeddings (S, T - n + 1, D) from frames (n, D) and blocks (S, T, A)."""
-        return self._rollout(context, blocks)
+    def predict_batch(self, context: Tensor, blocks: Tensor) -> Tensor:
+        """Embeddings (S, T - n + 1, D) ahead, from frames (S, n, D) and blocks (S, T, A)."""
+        return self._rollout.batch(context.to(self._device), blocks.to(self._device))
 
     def _embedding(self, image: ImageArray) -> tuple[Tensor, bool]:
         """Embedding (D,) of one picture, and whether it was kept from before."""
@@ -288,7 +288,7 @@ class LeWMScorer:
         """Last predicted embedding (S, D) after all blocks (S, T, A), from frames (n, D)."""
         before = np.broadcast_to(past, (len(blocks), *past.shape))
         actions = torch.from_numpy(np.concatenate([before, blocks], axis=1)).float()
-        return self.predict(context, actions.to(self._device))[:, -1]
+        return self._rollout(context, actions.to(self._device))[:, -1]
 
 
 def _checked(name: str, values: npt.ArrayLike, width: int) -> FloatArray:
