@@ -20,6 +20,8 @@ from worldforge_ros.bringup import (
     pusht_bringup,
 )
 from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.planning.search import SOURCES
+from worldforge_ros.planning.selection import PLANNERS
 
 ROOT = Path(__file__).resolve().parents[1]
 SIX = [
@@ -100,6 +102,9 @@ def test_a_search_without_a_policy_needs_no_policy_node() -> None:
     assert specs["planner_node"].parameters["search_std"] == [0.029, 0.029]
     assert specs["episode_node"].parameters["policy"] is False
     assert specs["episode_node"].parameters["policy_path"] == ""
+    choices = {argument.name: argument.choices for argument in PUSHT_ARGUMENTS}
+    assert choices["source"] == SOURCES
+    assert choices["planner"] == PLANNERS
     both = bringup(source="cem+policy")
     assert "policy_node" in both
     assert both["episode_node"].parameters["policy"] is True

@@ -43,7 +43,9 @@ print("HEAVY", sorted(heavy), status)
     assert "Example: worldforge" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["up"], ["train"], ["train", "policy"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["up"], ["train"], ["train", "policy"], ["evaluate"], ["quality"]]
+)
 def test_an_incomplete_command_explains_itself(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,7 +264,9 @@ def fake_module(monkeypatch: pytest.MonkeyPatch, name: str) -> list[argparse.Nam
         (["train", "keypoints"], "worldforge_ros.training.keypoints"),
         (["train", "policy"], "worldforge_ros.training.policy"),
         (["train", "world-model"], "worldforge_ros.training.world_model"),
+        (["train", "predictor"], "worldforge_ros.training.predictor"),
         (["evaluate"], "worldforge_ros.evaluation.command"),
+        (["quality"], "worldforge_ros.evaluation.quality"),
     ],
 )
 def test_training_and_evaluation_run_their_module(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,13 +16,16 @@ pytest.importorskip("torch", reason="the package torch is not installed")
 pytest.importorskip("stable_worldmodel", reason="the package stable-worldmodel is not installed")
 pytest.importorskip("gym_pusht", reason="the package gym-pusht is not installed")
 
+import torch
+from safetensors.torch import load_file
+
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import WorldForgeError
 from worldforge_ros.evaluation.statistics import spearman
 from worldforge_ros.observation import Observation
 from worldforge_ros.scorers.lewm import load_lewm
 from worldforge_ros.simulation.pusht import PushTSimulation
-from worldforge_ros.training import dataset, demos, world_model
+from worldforge_ros.training import dataset, demos, predictor, world_model
 
 STATE = np.array([120.0, 300.0, 210.0, 260.0, 0.7])
 
@@ -96,6 +101,72 @@ def test_training_exports_a_checkpoint_that_scores(recorded: Path, tmp_path: Pat
     costs = scorer.score([now], simulation.goal_image(), candidates).costs
     assert np.isfinite(costs).all()
     assert len(set(costs.tolist())) > 1
+
+
+def arguments(module: ModuleType, *given: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return parser.parse_args(given)
+
+
+def test_the_predictor_is_trained_on_with_the_encoder_as_it_is(
+    recorded: Path, tmp_path: Path
+) -> None:
+    for seed in (100_000, 100_009):
+        episode = demos.demonstrate(seed, max_steps=24)
+        dataset.save_episode(episode, dataset.episode_path(tmp_path / "data", "demo", seed))
+    for path in recorded.iterdir():
+        shutil.copy(path, tmp_path / "data")
+    common = ["--data", str(tmp_path / "data"), "--threads", "1"]
+    first = [*common, "--out", str(tmp_path / "first"), "--image-size", "16", "--steps", "2"]
+    first += ["--batch", "8", "--projections", "8"]
+    assert world_model.run(arguments(world_model, *first)) == 0
+    before = tmp_path / "first" / "checkpoint"
+    second = [*common, "--world-model", str(before), "--out", str(tmp_path / "second")]
+    second += ["--checkpoint", str(tmp_path / "done"), "--blocks", "3", "--batch", "8"]
+    second += ["--steps", "3", "--head-steps", "3", "--evaluate-every", "2"]
+    assert predictor.run(arguments(predictor, *second)) == 0
+    old, new = (load_file(p / "model.safetensors") for p in (before, tmp_path / "done"))
+    changed = {name.split(".")[0] for name in old if not torch.equal(old[name], new[name])}
+    # Encoder and projector are what the cached embeddings came from.
+    assert changed == {"predictor", "action_encoder", "pred_proj"}
+    scorer = load_lewm(tmp_path / "done", load_embodiment("pusht"))
+    assert scorer.objectives == ("l2", "l1", "pose", "scene", "steps")
+    assert scorer.default_objective == "pose"
+    entries = [json.loads(x) for x in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "step" in entry] == [2, 3]
+    assert entries[-1]["sha256"] == scorer.sha256
+    assert {"steps_error", "corners_0_mm", "corners_3_mm"} <= set(entries[-1])
+    assert predictor.run(arguments(predictor, *second[:-2], "--steps", "5", "--resume")) == 0
+    entries = [json.loads(x) for x in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "step" in entry] == [2, 3, 5]
+
+
+def test_the_probe_is_the_least_squares_one() -> None:
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(500, 6))).float()
+    true = torch.from_numpy(rng.normal(size=(18, 6))).float()
+    probe = world_model.least_squares(rows, rows @ true.T + 2.0)
+    torch.testing.assert_close(probe.weight, true, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(probe.bias, torch.full((18,), 2.0), atol=1e-4, rtol=1e-3)
+
+
+def test_windows_end_with_their_episode(recorded: Path) -> None:
+    episodes = dataset.load_episodes(dataset.list_episodes(recorded))
+    data = world_model.prepare(episodes, load_embodiment("pusht"), 16)
+    # Episodes have 21 steps; frame 210 is the mirror of frame 0.
+    found = data.rooms(np.array([0, 5, 20, 21, 210, 230]))
+    assert found.tolist() == [20, 15, 0, 20, 20, 0]
+
+
+def test_a_vit_is_trained_by_the_same_command(recorded: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the package transformers is not installed")
+    given = ["--data", str(recorded), "--out", str(tmp_path), "--image-size", "16", "--steps", "1"]
+    given += ["--batch", "4", "--projections", "8", "--encoder", "vit", "--state-weight", "1"]
+    assert world_model.run(arguments(world_model, *given)) == 0
+    scorer = load_lewm(tmp_path / "checkpoint", load_embodiment("pusht"))
+    pictures = np.zeros((2, 96, 96, 3), np.uint8)
+    assert scorer.embed(pictures).shape == (2, 128)
 
 
 def test_training_says_what_is_missing(recorded: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Literal
 import yaml
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.planning.search import SOURCES
 from worldforge_ros.resources import PACKAGE, resolve_path
 
 ArgumentType = Literal["bool", "int", "float", "text"]
@@ -130,7 +129,7 @@ PUSHT_ARGUMENTS: tuple[Argument, ...] = (
         "policy",
         "Where candidates come from: the policy, a search over the world model, or a search that "
         "starts from the policy's candidates.",
-        choices=SOURCES,
+        choices=("policy", "cem", "cem+policy"),
     ),
     Argument(
         "rate",

@@ -93,18 +93,23 @@ def train_predictor(
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.learning_rate, total_steps=args.steps + 1, pct_start=0.05
-    )
     saved = args.out / "predictor_training.pt"
     first = 0
-    modules = {"model": model, "head": head, "optimizer": optimizer, "schedule": schedule}
+    modules = {"model": model, "head": head, "optimizer": optimizer}
     if args.resume and saved.is_file():
         state = torch.load(saved, weights_only=True)
         for name, module in modules.items():
             module.load_state_dict(state[name])
         first = int(state["step"])
         rng = np.random.default_rng([args.seed, 9, first])
+    # Made from --steps also after --resume, so that a run can be given another end.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        args.learning_rate,
+        total_steps=args.steps + 1,
+        pct_start=0.05,
+        last_epoch=first - 1,
+    )
     starts = frozen.data.train
     usable = starts[_same_episode(starts, frozen, args.blocks)]
     rollout = Rollout(model)
