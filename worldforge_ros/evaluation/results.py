@@ -158,9 +158,10 @@ def plot_planners(path: Path, figures: Mapping[str, Any]) -> Path:
     figure = Figure(figsize=(7.5, 0.8 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(names))[::-1]
-    means = np.array([row["mean"] for row in rows])
-    bars = np.array([[m - r["ci_low"], r["ci_high"] - m] for m, r in zip(means, rows, strict=True)])
-    axes[0].barh(places, means, xerr=bars.T, capsize=3, color="#4878a8")
+    means = [row["mean"] for row in rows]
+    below = [mean - row["ci_low"] for mean, row in zip(means, rows, strict=True)]
+    above = [row["ci_high"] - mean for mean, row in zip(means, rows, strict=True)]
+    axes[0].barh(places, means, xerr=[below, above], capsize=3, color="#4878a8")
     axes[0].set_yticks(places, names)
     axes[0].set_xlabel(f"mean {figures['measure'].replace('_', ' ')}, 95 % interval")
     axes[1].barh(places, [100 * row["success"] for row in rows], color="#6aa84f")
