@@ -134,6 +134,7 @@ def test_namespace_is_absolute(given_: str, expected: str) -> None:
         ({"num_candidates": "0"}, "num_candidates"),
         ({"num_candidates": "1.5"}, "num_candidates"),
         ({"sim": "yes"}, "sim"),
+        ({"source": "cem", "planner": "first"}, "planner"),
         ({"arm": "maybe"}, "arm"),
         ({"planner": "best"}, "planner"),
         ({"record": "true", "duration": "0"}, "duration"),

@@ -25,7 +25,9 @@ from worldforge_ros.evaluation.protocols import PROTOCOLS, Goal, pose_errors
 from worldforge_ros.evaluation.runner import Finished, Record, describe
 from worldforge_ros.evaluation.statistics import bootstrap_mean, ranks, spearman
 from worldforge_ros.observation import Observation
+from worldforge_ros.planning.search import SearchSettings, search_bridge
 from worldforge_ros.policies.base import Proposal
+from worldforge_ros.safety.gate import SafetyGate
 from worldforge_ros.scorers.base import Scores
 
 pytest.importorskip("gym_pusht", reason="gym_pusht is not installed")
@@ -67,6 +69,7 @@ class LastIsBest:
 
     model_id = "last"
     block = 5
+    bridge = search_bridge(load_embodiment("pusht"), (0.02, 0.02))
 
     def __init__(self, history: int = 1) -> None:
         self.history = history
@@ -157,6 +160,69 @@ def test_a_world_model_that_looks_back_gets_frames_and_set_points(
     assert result.decisions == 3
 
 
+class RightIsBest(LastIsBest):
+    """A world model that wants the pusher on the right."""
+
+    model_id = "right"
+
+    def score(self, history: Any, goal: Any, candidates: Any, *_: Any) -> Scores:
+        costs = -np.asarray(candidates)[:, -1, 0].astype(np.float32)
+        return Scores(costs=costs, best_index=int(np.argmin(costs)), metadata={})
+
+
+SEARCH = SearchSettings(samples=20, iterations=3, elites=4, blocks=2)
+
+
+@pytest.mark.parametrize("planner", ["cem", "cem+policy"])
+@pytest.mark.parametrize("protocol", ["task", "lewm"])
+def test_a_search_moves_the_robot_where_the_world_model_likes_it(
+    pusht: Embodiment, world: PushTSimulation, planner: str, protocol: str
+) -> None:
+    models = Models(pusht, Wanderer(), RightIsBest())
+    chosen = settings(
+        protocol=protocol, search=SEARCH, refine=SEARCH, search_execute_steps=10, steps=15
+    )
+    PROTOCOLS[protocol].start(world, 9005)
+    start = world.position[0]
+    results = []
+    for _ in range(2):
+        results.append(run_episode(planner, 9005, chosen, models, world))
+        # A search from the policy's candidates stays near them.
+        assert world.position[0] > start + (0.01 if planner == "cem" else 0.0)
+    same = {"ms_per_decision": 0.0, "spearman": 0.0}
+    assert dataclasses.replace(results[0], **same) == dataclasses.replace(results[1], **same)
+    first = results[0]
+    assert (first.rejected_chunks, first.stopped) == (0, "")
+    # cem needs one frame and executes 10 steps of a plan, the policy needs two frames and 6.
+    assert first.decisions == (2 if planner == "cem" else 3)
+
+
+def test_no_more_steps_are_executed_than_a_plan_has(
+    pusht: Embodiment, world: PushTSimulation
+) -> None:
+    models = Models(pusht, Wanderer(), RightIsBest())
+    with pytest.raises(WorldForgeError, match="at most the 10 actions") as caught:
+        run_episode("cem", 9005, settings(search=SEARCH), models, world)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_stop_of_the_gate_ends_the_episode_and_is_told(
+    pusht: Embodiment, world: PushTSimulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SafetyGate.tick
+
+    def tick(self: SafetyGate, stamp: int, now: float) -> Any:
+        if now > 0.55:
+            self.stop("a test says so", now)
+        return real(self, stamp, now)
+
+    monkeypatch.setattr(SafetyGate, "tick", tick)
+    result = run_episode("first", 9000, settings(), Models(pusht, Wanderer()), world)
+    assert "a test says so" in result.stopped
+    assert result.steps == 6
+    assert not result.success
+
+
 def test_a_decision_takes_effect_after_its_latency(
     pusht: Embodiment, world: PushTSimulation
 ) -> None:
@@ -178,7 +244,8 @@ def test_a_refused_chunk_is_counted_and_not_executed(
 ) -> None:
     policy = Wanderer(jump=0.3, first=0.0)
     result = run_episode("first", 9000, settings(steps=3), Models(pusht, policy), world)
-    assert result.rejected_chunks == 1
+    # Refused at steps 1 and 2: nothing is executed, so the next step tries again.
+    assert (result.decisions, result.rejected_chunks) == (2, 2)
     assert set(result.rejected) <= {"VELOCITY_LIMIT", "SUSTAINED_VELOCITY"}
     ended = world.position
     world.reset(seed=9000)
@@ -297,6 +364,20 @@ def test_the_summary_by_hand() -> None:
     assert figures["seeds"] == [3, 4]
 
 
+def test_planners_that_share_no_seed_are_not_compared() -> None:
+    episodes = [episode("first", 1, 0.5), episode("scored", 2, 0.9), episode("oracle", 1, 1.0)]
+    figures = results.summarise([Finished(e) for e in episodes], {}, (1, 2))
+    assert set(figures["paired"]) == {"oracle-first"}
+    assert figures["recovered"] is None
+
+
+def test_seeds_of_training_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorldForgeError, match="below 50000"):
+        evaluate("--seeds", "49999", "--episodes", "2", "--out", str(tmp_path))
+    evaluate("--seeds", "49999", "--episodes", "1", "--planner", "still", "--steps", "1",
+             "--out", str(tmp_path))  # fmt: skip
+
+
 def evaluate(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
@@ -343,16 +424,28 @@ def test_an_interrupted_evaluation_goes_on(tmp_path: Path) -> None:
     )
 
 
-def test_ray_gives_the_same_figures(tmp_path: Path) -> None:
+def without_times(file: Path) -> Any:
+    figures = json.loads(file.read_text())
+    for row in (*figures["results"], *figures["planners"].values()):
+        row["ms_per_decision"] = 0.0
+    return figures
+
+
+def test_jobs_and_ray_give_the_same_figures(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the package ray is not installed")
+    pytest.importorskip("lerobot", reason="the package lerobot is not installed")
     found = []
-    for engine in ("local", "ray"):
-        file = tmp_path / f"{engine}.json"
-        arguments = ("--planner", "still", "--seeds", "9000", "--episodes", "3", "--steps", "3")
-        where = ("--out", str(tmp_path / engine), "--json", str(file))
-        assert evaluate(*arguments, *where, "--engine", engine, "--jobs", "2") == 0
-        found.append(json.loads(file.read_text()))
-    assert found[0] == found[1]
+    for name, engine, jobs in (("one", "local", "1"), ("two", "local", "2"), ("ray", "ray", "2")):
+        file = tmp_path / f"{name}.json"
+        # The shipped policy draws its candidates, and one of them is drawn at random.
+        arguments = ("--planner", "still", "random", "--seeds", "9000", "--episodes", "2")
+        small = ("--steps", "8", "--candidates", "3", "--num-inference-steps", "2")
+        where = ("--out", str(tmp_path / name), "--json", str(file))
+        assert evaluate(*arguments, *small, *where, "--engine", engine, "--jobs", jobs) == 0
+        found.append(without_times(file))
+    assert found[0]["planners"]["random"]["episodes"] == 2
+    assert found[1] == found[0]
+    assert found[2] == found[0]
 
 
 def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:

@@ -397,6 +397,11 @@ def test_a_search_asks_the_world_model_in_rounds(ros: Ros, stage: Stage, source:
     assert rounds == ([20, 20, 20] if source == "cem" else [4, 20, 20])
     assert convert.tensor_from_msg(chunk.actions, "actions")[-1, 0] > START[0] + 0.01
     assert bool(stage.proposals) == (source == "cem+policy")
+    # Every round is scored from where the candidates begin, whatever was seen since.
+    start = report.observation_stamp
+    used = [s.history[-1].header.stamp for s in stage.scorings]
+    assert used[:3] == [used[0]] * 3
+    assert start in used
     latency = convert.duration_to_seconds
     assert latency(report.score_model_latency) == pytest.approx(0.003)
 

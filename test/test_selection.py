@@ -204,6 +204,7 @@ def test_a_search_asks_for_costs_until_it_is_done() -> None:
         assert cycle.trace is not None
         samples = cycle.trace.candidates
         assert samples.shape == (6, 5, 2)
+        assert len(cycle.trace.costs) == 0, "those of the round before belong to other samples"
         # The further right it ends, the cheaper.
         trace = cycle.scored(ticket, -samples[:, -1, 0], "w", 0.1, now=0.2 * (iteration + 1))
         assert (trace is None) == (iteration < 2)

@@ -142,6 +142,24 @@ def test_the_predictor_is_trained_on_with_the_encoder_as_it_is(
     assert [entry["step"] for entry in entries if "step" in entry] == [2, 3, 5]
 
 
+def test_embeddings_of_another_encoder_are_not_resumed_from(recorded: Path, tmp_path: Path) -> None:
+    given = ["--data", str(recorded), "--image-size", "16", "--steps", "1", "--batch", "8"]
+    for seed in ("0", "1"):
+        run = [*given, "--projections", "8", "--seed", seed, "--out", str(tmp_path / seed)]
+        assert world_model.run(arguments(world_model, *run)) == 0
+    for path in (demos.demonstrate(100_000, max_steps=24),):
+        dataset.save_episode(path, dataset.episode_path(tmp_path / "data", "demo", 100_000))
+    for path in recorded.iterdir():
+        shutil.copy(path, tmp_path / "data")
+    common = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--batch", "8"]
+    common += ["--checkpoint", str(tmp_path / "done"), "--blocks", "2", "--head-steps", "1"]
+    first = [*common, "--world-model", str(tmp_path / "0" / "checkpoint"), "--steps", "1"]
+    assert predictor.run(arguments(predictor, *first)) == 0
+    other = [*common, "--world-model", str(tmp_path / "1" / "checkpoint"), "--steps", "2"]
+    with pytest.raises(WorldForgeError, match="those of its encoder"):
+        predictor.run(arguments(predictor, *other, "--resume"))
+
+
 def test_the_probe_is_the_least_squares_one() -> None:
     rng = np.random.default_rng(0)
     rows = torch.from_numpy(rng.normal(size=(500, 6))).float()

@@ -199,6 +199,13 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             found=values["num_candidates"],
             expected="at least 1",
         )
+    if values["source"] != "policy" and values["planner"] != "scored":
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "argument planner",
+            found=values["planner"],
+            expected=f"scored with source:={values['source']}",
+        )
     if record and not 0 < float(values["duration"]) <= LONGEST_RECORDING:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT,

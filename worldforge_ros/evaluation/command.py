@@ -18,10 +18,20 @@ from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.evaluation import results
 from worldforge_ros.evaluation.lockstep import REFINE, Settings
 from worldforge_ros.evaluation.planners import PLANNERS
-from worldforge_ros.evaluation.protocols import PROTOCOLS
-from worldforge_ros.evaluation.runner import ENGINES, Finished, Record, run_all
+from worldforge_ros.evaluation.protocols import PROTOCOLS, check_unseen
+from worldforge_ros.evaluation.runner import (
+    ENGINES,
+    EPISODES_FILE,
+    SETTINGS_FILE,
+    Finished,
+    Record,
+    run_all,
+)
 from worldforge_ros.planning.search import SearchSettings
 from worldforge_ros.recording.progress import track
+
+FILES = (EPISODES_FILE, SETTINGS_FILE, *results.FILES)
+"""What an evaluation writes into its folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine-spread",
         type=float,
         default=REFINE.spread,
-        help="of cem+policy: times the standard deviation of the policy's candidates",
+        help="of cem+policy: times the standard deviation of the policy's cheapest candidates",
     )
     parser.add_argument(
         "--num-inference-steps", type=int, default=None, help="denoising steps of the policy"
@@ -95,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(runs/evaluate-PROTOCOL)",
     )
     parser.add_argument(
-        "--fresh", action="store_true", help="delete what the folder holds and start anew"
+        "--fresh", action="store_true", help="delete the evaluation in the folder and start anew"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
@@ -107,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     seeds = range(args.seeds, args.seeds + args.episodes)
     folder = args.out or Path("runs") / f"evaluate-{args.protocol}"
     if args.fresh and folder.is_dir():
-        shutil.rmtree(folder)
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
     record = Record(folder, settings, planners)
     finished = _evaluate(record, planners, seeds, settings, args.engine, args.jobs)
     figures = results.summarise(finished, record.settings, seeds)
@@ -149,6 +160,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         _at_least(args, name, 0)
     for name in ("episodes", "candidates", "jobs"):
         _at_least(args, name, 1)
+    check_unseen(range(args.seeds, args.seeds + args.episodes))
     return Settings(
         protocol=args.protocol,
         policy=args.policy,

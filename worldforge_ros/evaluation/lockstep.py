@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import load_embodiment
-from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.evaluation.planners import (
     NEED_POLICY,
     NEED_WORLD_MODEL,
@@ -88,8 +88,9 @@ class EpisodeResult:
     """One episode.
 
     ``measure`` is the maximum coverage, or with protocol ``lewm`` 1 for success and 0 without;
-    errors are those of the last state. ``spearman`` is the mean over decisions of the rank
-    correlation of costs with the true outcome, or NaN.
+    errors are those of the last state. ``stopped`` is why the gate ended the episode, if it did.
+    ``spearman`` is the mean over decisions of the rank correlation of costs with the true outcome,
+    or NaN.
     """
 
     planner: str
@@ -107,6 +108,7 @@ class EpisodeResult:
     spearman: float
     rejected_chunks: int
     rejected: Mapping[str, int]
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,11 @@ def run_episode(
     simulation: PushTSimulation,
     compared: list[Compared] | None = None,
 ) -> EpisodeResult:
-    """One episode, ended by success or after its steps; deterministic.
+    """One episode, ended by success, by a stop of the gate, or after its steps; deterministic.
 
     :param compared: takes the costs and outcomes of every decision of ``scored``.
-    :raises WorldForgeError: ``EPISODE_INCOMPLETE`` when the gate stopped the robot for a fault, and
-        what policy and world model raise.
+    :raises WorldForgeError: ``EPISODE_INCOMPLETE`` when the gate does not arm, ``INVALID_ARGUMENT``
+        when more steps are to be executed than a candidate has, and what the models raise.
     """
     robot, rules = models.embodiment, settings.rules
     goal = rules.start(simulation, seed)
@@ -138,6 +140,13 @@ def run_episode(
     if planner != "still":
         brain = Planner(planner, _choosing(settings), models, goal, seed)
     pause = rules.search_execute_steps if planner == "cem" else rules.execute_steps
+    if brain is not None and pause > brain.horizon:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"steps that {planner} executes of a plan",
+            found=pause,
+            expected=f"at most the {brain.horizon} actions of a candidate",
+        )
     gate = SafetyGate(robot)
     history = ObservationHistory(_window_duration(models))
     executed: list[FloatArray] = []
@@ -149,6 +158,7 @@ def run_episode(
     pending: list[tuple[int, ActionChunk]] = []
     due = 0
     step = 0
+    stopped = ""
     while step < rules.steps and not success:
         stamp, now = (step + 1) * period, step * robot.policy.step
         position, velocity = simulation.position, simulation.velocity
@@ -164,7 +174,6 @@ def run_episode(
             if step >= due and not pending:
                 decision = _decide(brain, history, executed, simulation, executing, gate.epoch)
                 if decision is not None:
-                    due = step + pause
                     seconds.append(decision.seconds)
                     agreement.append(decision.spearman)
                     pending.append((step + settings.latency_steps, decision.chunk))
@@ -175,14 +184,13 @@ def run_episode(
                 _, chunk = pending.pop()
                 verdict = gate.submit(chunk, stamp, now)
                 rejected.update(str(reason.code) for reason in verdict.reasons)
-                executing = chunk if verdict.approved else executing
+                if verdict.approved:
+                    executing = chunk
+                    due = step + pause - settings.latency_steps
         command = gate.tick(stamp, now)
         if command is None or gate.mode is GateMode.STOPPED:
-            raise WorldForgeError(
-                ErrorCode.EPISODE_INCOMPLETE,
-                f"the gate stopped episode {seed} of planner {planner} at step {step}: "
-                f"{gate.reason}",
-            )
+            stopped = gate.reason or "no set-point"
+            break
         executed.append(command.position)
         simulation.advance(command.position, TICKS)
         coverage = simulation.coverage()
@@ -207,6 +215,7 @@ def run_episode(
         spearman=float(np.mean(known)) if known else math.nan,
         rejected_chunks=gate.counters.rejected,
         rejected=dict(rejected),
+        stopped=stopped,
     )
 
 

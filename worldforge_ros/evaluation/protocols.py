@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import ImageArray
 from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE, PushTSimulation
 
@@ -22,6 +23,8 @@ GOAL_OFFSET = 25
 POSITION_TOLERANCE = 20.0
 """Environment units (mm): norm of the differences of pusher and block positions together."""
 ANGLE_TOLERANCE = np.pi / 9
+FIRST_SPARE, LAST_SPARE = 50_000, 60_000
+"""Seeds of demonstrations that replace those too short for ``lewm``; no training uses them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,20 @@ PROTOCOLS = {
 }
 
 
+def check_unseen(seeds: range) -> None:
+    """Refuse seeds that a training may have seen.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` unless all lie below :data:`FIRST_SPARE`.
+    """
+    if seeds.stop > FIRST_SPARE:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "seeds",
+            found=f"{seeds.start} to {seeds.stop - 1}",
+            expected=f"below {FIRST_SPARE}: higher ones belong to demonstrations and training",
+        )
+
+
 def pose_errors(state: FloatArray, goal: FloatArray) -> tuple[float, float]:
     """Position error in mm (norm over pusher and block) and angle error in rad, 0 to pi, of states
     (5,): the ``eval_state`` of stable-worldmodel's PushT environment.
@@ -83,7 +100,7 @@ def pose_errors(state: FloatArray, goal: FloatArray) -> tuple[float, float]:
     return position, min(turn, 2 * np.pi - turn)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=256)
 def _moments(seed: int) -> tuple[FloatArray, FloatArray]:
     """States (5,) of the demonstration of ``seed`` at a random step and 25 steps later.
 
@@ -93,5 +110,8 @@ def _moments(seed: int) -> tuple[FloatArray, FloatArray]:
 
     rng = np.random.default_rng([seed, 7])
     states = demonstrate(seed).state.astype(np.float64)
-    first = int(rng.integers(max(1, len(states) - GOAL_OFFSET)))
-    return states[first], states[min(first + GOAL_OFFSET, len(states) - 1)]
+    while len(states) <= GOAL_OFFSET:
+        # Solved sooner than that: a demonstration from another start takes its place.
+        states = demonstrate(int(rng.integers(FIRST_SPARE, LAST_SPARE))).state.astype(np.float64)
+    first = int(rng.integers(len(states) - GOAL_OFFSET))
+    return states[first], states[first + GOAL_OFFSET]

@@ -20,6 +20,7 @@ from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.evaluation.latents import Clip, Drift, drift, probe_r2
 from worldforge_ros.evaluation.lockstep import Settings
+from worldforge_ros.evaluation.protocols import check_unseen
 from worldforge_ros.evaluation.ranking import moments, summarise
 from worldforge_ros.recording.progress import track
 from worldforge_ros.resources import resolve_path
@@ -61,7 +62,15 @@ def run(args: argparse.Namespace) -> int:
                 found=getattr(args, name),
                 expected=f"{least} or more",
             )
+    check_unseen(range(args.seeds, args.seeds + max(args.clips, args.episodes)))
     embodiment = load_embodiment(args.embodiment)
+    if embodiment.world_model.history != 1:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"world_model.history of embodiment {embodiment.name}",
+            found=embodiment.world_model.history,
+            expected="1: a planner that looks back is evaluated with worldforge evaluate",
+        )
     scorer = load_lewm(resolve_path(args.world_model), embodiment, args.device, args.threads)
     clips = _clips(scorer, range(args.seeds, args.seeds + args.clips))
     half = len(clips) // 2
@@ -145,7 +154,13 @@ def _ranking(args: argparse.Namespace, embodiment: Any, scorer: Any) -> dict[str
     found = []
     with track("ranking", args.episodes) as advance:
         horizon = policy.max_horizon // scorer.block * scorer.block
-        every = moments(policy, seeds, candidates=args.candidates, horizon=horizon)
+        every = moments(
+            policy,
+            seeds,
+            camera=embodiment.world_model.camera,
+            candidates=args.candidates,
+            horizon=horizon,
+        )
         for seed, episode in zip(seeds, every, strict=True):
             found += episode
             advance(f"seed {seed}: {len(episode)} decisions")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,18 +41,11 @@ class Moment:
     still: float
 
 
-class Ranks(Scorer, Protocol):
-    """A scorer that names its objectives."""
-
-    @property
-    def objectives(self) -> tuple[str, ...]:
-        """Every objective it knows."""
-
-
 def moments(
     policy: Policy,
     seeds: Iterable[int],
     *,
+    camera: str = "top",
     candidates: int = 32,
     horizon: int = 15,
     decisions: int = 60,
@@ -70,7 +62,7 @@ def moments(
         outcome = TrueOutcome(goal)
         best = rng.random() < 0.5
         found: list[Moment] = []
-        history = _observed(simulation, policy.history)
+        history = _observed(simulation, camera, policy.history)
         for decision in range(decisions):
             proposal = policy.propose(
                 history[-policy.history :], candidates, horizon, seed=seed * 100_000 + decision
@@ -91,27 +83,28 @@ def moments(
                 index = int(np.argmin(costs))
             for step in range(EXECUTED):
                 simulation.advance(proposal.candidates[index, step], TICKS)
-                history = [*history[-policy.history :], _observation(simulation, history[-1].stamp)]
+                seen = _observation(simulation, camera, history[-1].stamp)
+                history = [*history[-policy.history :], seen]
             if simulation.coverage() > SUCCESS:
                 break
         yield found
     simulation.close()
 
 
-def _observation(simulation: PushTSimulation, before: int) -> Observation:
+def _observation(simulation: PushTSimulation, camera: str, before: int) -> Observation:
     return Observation(
         stamp=before + seconds_to_ns(CONTROL_STEP),
-        images={"top": simulation.image()},
+        images={camera: simulation.image()},
         position=simulation.position,
         velocity=simulation.velocity,
     )
 
 
-def _observed(simulation: PushTSimulation, count: int) -> list[Observation]:
-    history = [_observation(simulation, 0)]
+def _observed(simulation: PushTSimulation, camera: str, count: int) -> list[Observation]:
+    history = [_observation(simulation, camera, 0)]
     for _ in range(count - 1):
         simulation.advance(simulation.position, TICKS)
-        history.append(_observation(simulation, history[-1].stamp))
+        history.append(_observation(simulation, camera, history[-1].stamp))
     return history
 
 

@@ -17,7 +17,7 @@ from worldforge_ros.evaluation.runner import Finished
 from worldforge_ros.evaluation.statistics import bootstrap_mean
 
 BASELINES = ("first", "random")
-SHARE_OF = "oracle"
+FILES = ("results.json", "episodes.parquet", "planners.png", "cost_outcome.png")
 SCATTER_POINTS = 4000
 
 
@@ -28,7 +28,8 @@ def summarise(
 
     ``mean`` is that of the protocol's measure: maximum coverage, or success; intervals are 95 %
     bootstrap over episodes. ``paired`` differences are over the seeds that both planners ran.
-    ``recovered`` is the share of ``oracle``'s gain over ``first`` that ``scored`` has.
+    ``recovered`` is the share of ``oracle``'s gain over ``first`` that ``scored`` has, over seeds
+    that all three ran.
     """
     wanted = set(seeds)
     table: dict[str, dict[int, EpisodeResult]] = {}
@@ -43,6 +44,8 @@ def summarise(
         for baseline in BASELINES:
             if baseline in table and name != baseline and name != "still":
                 shared = sorted(table[name].keys() & table[baseline].keys())
+                if not shared:
+                    continue
                 gains = [table[name][s].measure - table[baseline][s].measure for s in shared]
                 interval = bootstrap_mean(gains)
                 paired[f"{name}-{baseline}"] = {
@@ -50,10 +53,7 @@ def summarise(
                     "ci_low": interval.low,
                     "ci_high": interval.high,
                 }
-    recovered = None
-    if "scored-first" in paired and f"{SHARE_OF}-first" in paired:
-        gain = paired[f"{SHARE_OF}-first"]["mean"]
-        recovered = paired["scored-first"]["mean"] / gain if gain > 0 else None
+    recovered = _recovered(table)
     scored = table.get("scored", {}).values()
     agreement = [e.spearman for e in scored if not math.isnan(e.spearman)]
     correlation = bootstrap_mean(agreement) if agreement else None
@@ -74,6 +74,15 @@ def summarise(
     }
 
 
+def _recovered(table: Mapping[str, Mapping[int, EpisodeResult]]) -> float | None:
+    three = [table.get(name, {}) for name in ("first", "scored", "oracle")]
+    shared = sorted(three[0].keys() & three[1].keys() & three[2].keys())
+    if not shared:
+        return None
+    first, scored, oracle = (float(np.mean([e[s].measure for s in shared])) for e in three)
+    return (scored - first) / (oracle - first) if oracle > first else None
+
+
 def _row(episodes: Sequence[EpisodeResult]) -> dict[str, float]:
     interval = bootstrap_mean([e.measure for e in episodes])
     timed = [e.ms_per_decision for e in episodes if e.decisions]
@@ -84,6 +93,7 @@ def _row(episodes: Sequence[EpisodeResult]) -> dict[str, float]:
         "success": float(np.mean([e.success for e in episodes])),
         "ms_per_decision": float(np.mean(timed)) if timed else 0.0,
         "episodes": len(episodes),
+        "stopped": sum(bool(e.stopped) for e in episodes),
         "rejected_chunks": sum(e.rejected_chunks for e in episodes),
     }
 
@@ -116,6 +126,9 @@ def print_table(figures: Mapping[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
+    for name, row in figures["planners"].items():
+        if row["stopped"]:
+            console.print(f"the gate stopped {row['stopped']} episodes of {name}")
     for name, row in figures["paired"].items():
         console.print(
             f"{name}: {row['mean']:+.3f}, 95 % interval "
@@ -136,16 +149,16 @@ def write(folder: Path, figures: Mapping[str, Any], finished: Sequence[Finished]
     import pyarrow
     import pyarrow.parquet
 
-    json_file = folder / "results.json"
+    json_file = folder / FILES[0]
     json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    parquet = folder / "episodes.parquet"
+    parquet = folder / FILES[1]
     rows = [{**row, "rejected": json.dumps(row["rejected"])} for row in figures["results"]]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
-    paths = [json_file, parquet, plot_planners(folder / "planners.png", figures)]
+    paths = [json_file, parquet, plot_planners(folder / FILES[2], figures)]
     wanted = set(figures["seeds"])
     compared = [c for f in finished if f.result.seed in wanted for c in f.compared]
     if compared:
-        paths.append(plot_outcomes(folder / "cost_outcome.png", compared, figures))
+        paths.append(plot_outcomes(folder / FILES[3], compared, figures))
     return paths
 
 

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.evaluation.lockstep import (
     Compared,
@@ -45,10 +46,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class _Task:
-    """All planners of one seed: what they share (a demonstration) is made once."""
+    """One episode; ``every`` names the planners whose models are loaded."""
 
     seed: int
-    planners: tuple[str, ...]
+    planner: str
     every: tuple[str, ...]
     settings: Settings
 
@@ -59,16 +60,11 @@ def _loaded(settings: Settings, planners: tuple[str, ...]) -> tuple[Models, Push
     return load_models(settings, planners), PushTSimulation()
 
 
-def _run(task: _Task, report: Callable[[Finished], None] | None = None) -> list[Finished]:
+def _run(task: _Task) -> Finished:
     models, simulation = _loaded(task.settings, task.every)
-    done = []
-    for planner in task.planners:
-        compared: list[Compared] = []
-        result = run_episode(planner, task.seed, task.settings, models, simulation, compared)
-        done.append(Finished(result, tuple(compared)))
-        if report is not None:
-            report(done[-1])
-    return done
+    compared: list[Compared] = []
+    result = run_episode(task.planner, task.seed, task.settings, models, simulation, compared)
+    return Finished(result, tuple(compared))
 
 
 class Record:
@@ -140,6 +136,8 @@ def _parse(line: str) -> Finished:
 def describe(settings: Settings, planners: Sequence[str]) -> dict[str, Any]:
     """Settings and the hashes of the weights that decide the result of an episode."""
     document = asdict(settings)
+    embodiment = repr(load_embodiment(settings.embodiment))
+    document["embodiment_sha256"] = hashlib.sha256(embodiment.encode()).hexdigest()
     if not NEED_POLICY.intersection(planners):
         del document["policy"]
     if not NEED_WORLD_MODEL.intersection(planners):
@@ -185,26 +183,21 @@ def run_all(
         the episodes raise.
     """
     there = {(f.result.planner, f.result.seed) for f in record.finished}
-    tasks = []
-    for seed in seeds:
-        missing = tuple(name for name in planners if (name, seed) not in there)
-        if missing:
-            tasks.append(_Task(seed, missing, tuple(planners), settings))
-
-    def keep(finished: Finished) -> None:
+    tasks = [
+        _Task(seed, name, tuple(planners), settings)
+        for seed in seeds
+        for name in planners
+        if (name, seed) not in there
+    ]
+    for finished in _ray(tasks, jobs) if engine == "ray" else _local(tasks, jobs):
         record.add(finished)
         advance(finished)
 
-    if engine == "local" and jobs == 1:
-        for task in tasks:
-            _run(task, keep)
+
+def _local(tasks: Sequence[_Task], jobs: int) -> Iterator[Finished]:
+    if jobs == 1:
+        yield from map(_run, tasks)
         return
-    for group in _ray(tasks, jobs) if engine == "ray" else _local(tasks, jobs):
-        for finished in group:
-            keep(finished)
-
-
-def _local(tasks: Sequence[_Task], jobs: int) -> Iterator[list[Finished]]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
         futures = [pool.submit(_run, task) for task in tasks]
@@ -216,7 +209,7 @@ def _local(tasks: Sequence[_Task], jobs: int) -> Iterator[list[Finished]]:
             raise
 
 
-def _ray(tasks: Sequence[_Task], jobs: int) -> Iterator[list[Finished]]:
+def _ray(tasks: Sequence[_Task], jobs: int) -> Iterator[Finished]:
     """On the cluster that ``RAY_ADDRESS`` names, else on a private one with ``jobs`` workers.
 
     The cluster's machines need this package and the checkpoints at the same paths.

@@ -30,7 +30,7 @@ from worldforge_ros.planning.search import (
     SearchSettings,
     search_bridge,
 )
-from worldforge_ros.planning.selection import PLANNERS
+from worldforge_ros.planning.selection import PLANNERS, needs_costs
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.parameters import Parameters
@@ -54,7 +54,7 @@ class PlannerNode(Node):
             parameters.text("embodiment", "pusht", "name or path of the embodiment file")
         )
         self._frame_id = parameters.text("frame_id", "base", "frame of the chunks")
-        planner = parameters.text(
+        self._planner = parameters.text(
             "planner", "scored", "how a candidate is chosen", choices=PLANNERS
         )
         self._source = parameters.text(
@@ -104,7 +104,7 @@ class PlannerNode(Node):
                 "search_spread",
                 1.0,
                 "what a search starts with: cem times search_std, cem+policy times the standard "
-                "deviation of the policy's candidates",
+                "deviation of the policy's cheapest candidates",
                 minimum=0.001,
                 maximum=100.0,
             ),
@@ -131,7 +131,7 @@ class PlannerNode(Node):
         if self._source != "policy":
             self._bridge = search_bridge(self._embodiment, search_std if any(search_std) else ())
         config = CycleConfig(
-            planner,
+            self._planner,
             self._source,
             self._embodiment.world_model.step,
             replan_period,
@@ -140,6 +140,7 @@ class PlannerNode(Node):
         )
         self._cycle = PlanningCycle(config, self._hand_over, self._make_search, self._rng)
         self._arrival = (0, 0)
+        self._frames: list[ObservationMsg] = []
         spec = self._embodiment.world_model
         self._history = ObservationHistory(duration=2.0 + spec.history * spec.block_duration)
         self._messages: dict[int, ObservationMsg] = {}
@@ -196,11 +197,13 @@ class PlannerNode(Node):
     def _begin(self) -> None:
         # A window that is not full yet is no failed cycle: the next observation tries again.
         spec = self._embodiment.world_model
+        history: list[ObservationMsg] = []
         try:
-            if self._source == "cem":
-                history = self._messages_of(spec.history, spec.block_duration)
-            else:
+            if self._source != "cem":
                 history = self._messages_of(self._policy_history, self._embodiment.policy.step)
+            if needs_costs(self._planner):
+                # What is scored begins where the cycle does, however long it has taken by then.
+                self._frames = self._messages_of(spec.history, spec.block_duration)
         except WorldForgeError as error:
             if error.code is ErrorCode.HISTORY_TOO_SHORT:
                 return
@@ -278,9 +281,8 @@ class PlannerNode(Node):
 
     def _ask_for_costs(self) -> None:
         assert self._cycle.trace is not None
-        spec = self._embodiment.world_model
         request = ScoreCandidates.Request(
-            history=self._messages_of(spec.history, spec.block_duration),
+            history=self._frames,
             candidates=convert.tensor_to_msg(self._cycle.trace.candidates[np.newaxis]),
             action_space=ScoreCandidates.Request.EMBODIMENT,
         )

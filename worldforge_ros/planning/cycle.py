@@ -171,6 +171,8 @@ class PlanningCycle:
     def _ask(self, trace: Trace) -> None:
         """The next samples of the search become the trace's candidates."""
         assert self._search is not None
+        # Costs of an earlier round must not stand beside these candidates.
+        trace.costs = np.empty(0, np.float32)
         self._offer(trace, self._search.ask())
 
     def _offer(self, trace: Trace, candidates: npt.NDArray[np.float32]) -> None:
@@ -212,7 +214,7 @@ class PlanningCycle:
             self._ask(trace)
         else:
             self._offer(trace, candidates)
-        if not trace.reachable.any():
+        if self._search is None and not trace.reachable.any():
             return self._choose(None, now)
         if self._scores:
             self._expect(Stage.SCORING, self._config.score_timeout, now)
@@ -239,12 +241,15 @@ class PlanningCycle:
             if not self._search.done:
                 self._ask(trace)
                 return None
-            found = self._search.found
-            trace.candidates, trace.costs, trace.stamp = found.candidates, found.costs, found.stamp
-            trace.reachable = found.executable
-            trace.sources = (self._config.source,) * len(found.costs)
+            self._take_found(trace, self._search)
         trace.models = (*trace.models, model)
         return self._choose(trace.costs, now)
+
+    def _take_found(self, trace: Trace, search: CrossEntropySearch) -> None:
+        found = search.found
+        trace.candidates, trace.costs, trace.stamp = found.candidates, found.costs, found.stamp
+        trace.reachable = found.executable
+        trace.sources = (self._config.source,) * len(found.costs)
 
     def failed(self, ticket: int, error: WorldForgeError, now: float) -> Trace | None:
         """End the cycle with ``error``; returns its trace, or None for a stale reply."""

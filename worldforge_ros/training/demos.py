@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import load_embodiment
+from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.policies.base import Policy
 from worldforge_ros.recording.progress import track
@@ -36,7 +37,7 @@ from worldforge_ros.training.dataset import EPISODE_KINDS, Episode, episode_path
 FloatArray = npt.NDArray[np.float64]
 
 FIRST_TRAINING_SEED = 100_000
-"""Evaluation uses seeds below 10 000; training never does."""
+"""Evaluation uses lower seeds; nothing is recorded for training from those."""
 FIRST_RECOVERY_SEED = 200_000
 """From here on a demonstration starts where random pushing left the block."""
 TICKS = round(CONTROL_STEP / PHYSICS_STEP)
@@ -441,6 +442,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is missing; returns the exit status."""
+    if args.start_seed < FIRST_TRAINING_SEED:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--start-seed",
+            found=args.start_seed,
+            expected=f"{FIRST_TRAINING_SEED} or more: lower ones belong to evaluation",
+        )
     seeds = range(args.start_seed, args.start_seed + args.episodes)
     missing = [seed for seed in seeds if not episode_path(args.out, args.kind, seed).exists()]
     solved = 0

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from worldforge_ros.bridges.world_model import ActionBridge, pack_blocks
-from worldforge_ros.checkpoints import file_sha256, torch_device
+from worldforge_ros.checkpoints import file_sha256
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.recording.progress import track
@@ -84,9 +84,12 @@ def freeze(scorer: Any, data: TrainingData, bridge: ActionBridge) -> Frozen:
 
 
 def train_predictor(
-    model: Any, head: nn.Module, frozen: Frozen, args: argparse.Namespace, log: Any
+    model: Any, head: nn.Module, frozen: Frozen, args: argparse.Namespace, sha256: str, log: Any
 ) -> None:
-    """Rollouts from one frame over ``args.blocks`` blocks; BatchNorm keeps its statistics."""
+    """Rollouts from one frame over ``args.blocks`` blocks; BatchNorm keeps its statistics.
+
+    :param sha256: of the weights that the embeddings came from.
+    """
     rng = np.random.default_rng([args.seed, 9])
     parts = (model.predictor, model.action_encoder, model.pred_proj, head)
     parameters = [parameter for part in parts for parameter in part.parameters()]
@@ -98,6 +101,13 @@ def train_predictor(
     modules = {"model": model, "head": head, "optimizer": optimizer}
     if args.resume and saved.is_file():
         state = torch.load(saved, weights_only=True)
+        if state["sha256"] != sha256:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                f"world model of {saved}",
+                found=state["sha256"],
+                expected=f"{sha256} of --world-model: the embeddings are those of its encoder",
+            )
         for name, module in modules.items():
             module.load_state_dict(state[name])
         first = int(state["step"])
@@ -143,7 +153,8 @@ def train_predictor(
                 }
                 log(entry)
                 content = {name: module.state_dict() for name, module in modules.items()}
-                torch.save({**content, "step": step + 1}, saved.with_suffix(".partial"))
+                extra = {"step": step + 1, "sha256": sha256}
+                torch.save({**content, **extra}, saved.with_suffix(".partial"))
                 saved.with_suffix(".partial").replace(saved)
             advance(f"error {error.item():.4f}")
     for parameter in parameters:
@@ -278,7 +289,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-steps", type=int, default=3000, help="of the steps-to-goal head")
     parser.add_argument("--objective", default="pose", help="the checkpoint's default")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--evaluate-every", type=int, default=500)
     parser.add_argument("--resume", action="store_true", help="go on from OUT, if it was begun")
@@ -292,10 +302,9 @@ def run(args: argparse.Namespace) -> int:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT, "--blocks", found=args.blocks, expected="1 or more"
         )
-    torch_device(args.device)
     torch.manual_seed(args.seed)
     embodiment = load_embodiment(args.embodiment)
-    scorer = load_lewm(args.world_model, embodiment, args.device, args.threads)
+    scorer = load_lewm(args.world_model, embodiment, threads=args.threads)
     document = json.loads((args.world_model / "preprocessing.json").read_text(encoding="utf-8"))
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.out / "images.raw"
@@ -319,7 +328,7 @@ def run(args: argparse.Namespace) -> int:
     head.load_state_dict(before.state_dict())
     log({"event": "before", **held_out(model, before, frozen, args.blocks)})
     if args.steps:
-        train_predictor(model, head, frozen, args, log)
+        train_predictor(model, head, frozen, args, scorer.sha256, log)
     probe = fit_probe(model, frozen, args.blocks, rng)
     steps_head, figures = train_steps_head(scorer, frozen, episodes, args)
     args.checkpoint.mkdir(parents=True, exist_ok=True)
