@@ -464,6 +464,11 @@ def test_planners_without_models_leave_checkpoints_out(tmp_path: Path) -> None:
     # What was run without a world model stays valid when one is added.
     Record(tmp_path, Settings(), ("still", "first")).close()
     Record(tmp_path, Settings(), ("still", "first", "scored")).close()
+    wider = dataclasses.replace(Settings(), refine=SEARCH, search=SEARCH)
+    Record(tmp_path, wider, ("scored",)).close()
+    Record(tmp_path, Settings(), ("cem",)).close()
+    with pytest.raises(WorldForgeError, match="search of the episodes"):
+        Record(tmp_path, wider, ("cem",))
     other = Settings(world_model=Settings().policy)
     with pytest.raises(WorldForgeError, match="world_model"):
         Record(tmp_path, other, ("scored",))

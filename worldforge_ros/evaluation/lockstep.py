@@ -39,7 +39,7 @@ FloatArray = npt.NDArray[np.float64]
 
 SEARCH = SearchSettings()
 """The search of ``cem``: LeWorldModel's own."""
-REFINE = SearchSettings(samples=64, iterations=4, elites=8, blocks=3, spread=0.5)
+REFINE = SearchSettings(samples=64, iterations=2, elites=8, blocks=3, spread=0.5)
 """The search of ``cem+policy``; its blocks are those of the policy's candidates."""
 
 

@@ -138,10 +138,14 @@ def describe(settings: Settings, planners: Sequence[str]) -> dict[str, Any]:
     document = asdict(settings)
     embodiment = repr(load_embodiment(settings.embodiment))
     document["embodiment_sha256"] = hashlib.sha256(embodiment.encode()).hexdigest()
+    # What none of the planners uses does not bind the episodes of others in the same folder.
     if not NEED_POLICY.intersection(planners):
         del document["policy"]
     if not NEED_WORLD_MODEL.intersection(planners):
-        del document["world_model"]
+        del document["world_model"], document["objective"]
+    for name, planner in (("search", "cem"), ("refine", "cem+policy")):
+        if planner not in planners:
+            del document[name]
     for name in ("policy", "world_model"):
         if name in document:
             folder = resolve_path(document[name])
