@@ -38,3 +38,12 @@ def torch_device(name: str) -> torch.device:
             expected=f"a device torch can use here, one of {usable}",
         ) from error
     return place
+
+
+def training_device(name: str) -> torch.device:
+    """:func:`torch_device`, where ``auto`` is the first GPU or, without one, the CPU."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch_device(name)

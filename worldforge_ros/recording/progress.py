@@ -84,6 +84,14 @@ def track(what: str, total: int, done: int = 0) -> Iterator[Callable[[str], None
     yield _lines(what, total, done)
 
 
+def tracked(what: str, steps: range, total: int) -> Iterator[int]:
+    """The numbers of ``steps``, with :func:`track`'s progress towards ``total``."""
+    with track(what, total, total - len(steps)) as advance:
+        for step in steps:
+            yield step
+            advance("")
+
+
 def _lines(what: str, total: int, done: int) -> Callable[[str], None]:
     began = time.monotonic()
     line = ProgressLine(sys.stderr, every=10.0)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from worldforge_ros.checkpoints import training_device
 from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.recording.progress import tracked
 from worldforge_ros.simulation.pusht import PushTSimulation
 
 if TYPE_CHECKING:
@@ -139,11 +141,12 @@ def predict(network: KeypointNetwork, images: npt.NDArray[np.uint8]) -> Keypoint
     import torch
 
     network.eval()
+    place = next(network.parameters()).device
     rows = []
     with torch.inference_mode():
         for start in range(0, len(images), 256):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + 256]))
-            rows.append(network(batch.permute(0, 3, 1, 2).float() / 255.0).numpy())
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + 256])).to(place)
+            rows.append(network(batch.permute(0, 3, 1, 2).float() / 255.0).cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -203,7 +206,8 @@ def train(args: argparse.Namespace) -> KeypointErrors:
     held_images, held_points = render(args.held_out, HELD_OUT_SEED, folder)
     print(f"rendered {len(images)} + {len(held_images)} states", flush=True)
 
-    network = KeypointNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    place = training_device(args.device)
+    network = KeypointNetwork().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: cosine_rate(step, args.steps, args.steps // 20)
@@ -211,7 +215,7 @@ def train(args: argparse.Namespace) -> KeypointErrors:
     checkpoint = folder / "keypoints_training.pt"
     start = 0
     if args.resume and checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -220,15 +224,15 @@ def train(args: argparse.Namespace) -> KeypointErrors:
     log = (folder / "keypoints_training.jsonl").open("a" if start else "w")
     network.train()
     began = time.monotonic()
-    for step in range(start, args.steps):
+    for step in tracked("steps", range(start, args.steps), args.steps):
         index = torch.randint(len(images), (args.batch,), generator=generator).numpy()
         raw = torch.from_numpy(images[np.sort(index)]).permute(0, 3, 1, 2)
         target = torch.from_numpy(points[np.sort(index)])
         batch = _augment(raw.float() / 255.0, generator)
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        batch = batch.contiguous(memory_format=torch.channels_last).to(place)
+        with torch.autocast(place.type, dtype=torch.bfloat16):
             predicted = network(batch)
-        loss = torch.nn.functional.l1_loss(predicted / WORKSPACE, target / WORKSPACE)
+        loss = torch.nn.functional.l1_loss(predicted / WORKSPACE, target.to(place) / WORKSPACE)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -252,7 +256,7 @@ def train(args: argparse.Namespace) -> KeypointErrors:
                 },
                 checkpoint,
             )
-            state = {key: value.contiguous() for key, value in network.state_dict().items()}
+            state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
             save_file(state, folder / WEIGHTS_FILE)
     log.close()
     errors = measure_errors(predict(network, held_images), held_points)
@@ -278,6 +282,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=500, help="steps between measurements")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

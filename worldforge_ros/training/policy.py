@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.bridges.policy import setpoints_to_actions
-from worldforge_ros.checkpoints import file_sha256
+from worldforge_ros.checkpoints import file_sha256, training_device
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.policies.lerobot import WEIGHTS_FILE
+from worldforge_ros.recording.progress import tracked
 from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE
 from worldforge_ros.training.dataset import list_episodes, load_episode
 from worldforge_ros.training.keypoints import cosine_rate, load_network, predict
@@ -199,14 +200,14 @@ def statistics(windows: Windows) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
-def make_policy(down_dims: tuple[int, ...], kernel_size: int) -> Any:
+def make_policy(down_dims: tuple[int, ...], kernel_size: int, device: str = "cpu") -> Any:
     """A new LeRobot ``DiffusionPolicy`` for keypoints and pusher position, DDIM with 5 steps."""
     from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 
     config = DiffusionConfig(
-        device="cpu",
+        device=device,
         push_to_hub=False,
         input_features={
             "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
@@ -230,7 +231,7 @@ def make_policy(down_dims: tuple[int, ...], kernel_size: int) -> Any:
         prediction_type="sample",
         do_mask_loss_for_padding=True,
     )
-    return DiffusionPolicy(config)
+    return DiffusionPolicy(config).to(device)
 
 
 def export(
@@ -284,7 +285,8 @@ class Average:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """From a checkpoint."""
         self._steps = int(state["steps"])
-        self.values = dict(state["values"])
+        for name, value in state["values"].items():
+            self.values[name].copy_(value)
 
     def write_to(self, model: torch.nn.Module) -> None:
         """Replace the model's parameters by their averages."""
@@ -312,7 +314,7 @@ def _held_out_loss(policy: Any, preprocessor: Any, windows: Windows) -> float:
 
     index = np.linspace(0, len(windows) - 1, min(512, len(windows))).astype(int)
     batch = _batch(windows, index)
-    pads = batch.pop("action_is_pad")
+    pads = batch.pop("action_is_pad").to(next(policy.parameters()).device)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         prepared = {**preprocessor(batch), "action_is_pad": pads}
@@ -346,11 +348,12 @@ def train(args: argparse.Namespace) -> None:
         f"{held} episodes held out",
         flush=True,
     )
-    policy = make_policy(tuple(args.down_dims), args.kernel_size)
+    place = training_device(args.device)
+    policy = make_policy(tuple(args.down_dims), args.kernel_size, str(place))
     checkpoint = work / "policy_training.pt"
     saved = None
     if args.resume and checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     # Weights belong to the scale they were trained at, even when more data arrived since.
     stats = saved["stats"] if saved else statistics(windows)
     preprocessor, _ = make_pre_post_processors(policy.config, dataset_stats=stats)
@@ -374,13 +377,13 @@ def train(args: argparse.Namespace) -> None:
     policy.train()
     began = time.monotonic()
     total = 0.0
-    for step in range(start, args.steps):
+    for step in tracked("steps", range(start, args.steps), args.steps):
         batch = _batch(windows, rng.integers(len(windows), size=args.batch))
         points = batch["observation.environment_state"]
         batch["observation.environment_state"] = points + args.noise * torch.randn_like(points)
-        pads = batch.pop("action_is_pad")
+        pads = batch.pop("action_is_pad").to(place)
         prepared = {**preprocessor(batch), "action_is_pad": pads}
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(place.type, dtype=torch.bfloat16, enabled=args.bf16):
             loss, _ = policy.forward(prepared)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -390,7 +393,7 @@ def train(args: argparse.Namespace) -> None:
         average.update(policy)
         total += loss.item()
         if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
-            averaged = make_policy(tuple(args.down_dims), args.kernel_size)
+            averaged = make_policy(tuple(args.down_dims), args.kernel_size, str(place))
             average.write_to(averaged)
             row = {
                 "step": step + 1,
@@ -413,7 +416,9 @@ def train(args: argparse.Namespace) -> None:
                 },
                 checkpoint,
             )
-            export(averaged, stats, network, Path(args.out))
+            # What is shipped loads where there is no GPU.
+            averaged.config.device = "cpu"
+            export(averaged.cpu(), stats, network, Path(args.out))
     log.close()
     weights = Path(args.out) / WEIGHTS_FILE
     print(f"{weights}: sha256 {file_sha256(weights)}")
@@ -438,6 +443,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernel-size", type=int, default=3)
     parser.add_argument("--limit", type=int, default=None, help="at most so many episode files")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from worldforge_ros.bridges.world_model import ActionBridge, pack_blocks
-from worldforge_ros.checkpoints import file_sha256
+from worldforge_ros.checkpoints import file_sha256, training_device
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.recording.progress import track
@@ -64,10 +64,11 @@ class Frozen:
         frames = starts[:, None] + self.bridge.block * np.arange(blocks + 1)
         steps = starts[:, None] + np.arange(self.bridge.block * blocks)
         packed = pack_blocks(self.bridge.normalise(self.data.raw[steps]), self.bridge.block)
+        place = self.embeddings.device
         return (
-            self.embeddings[torch.from_numpy(frames)],
-            torch.from_numpy(packed).float(),
-            torch.from_numpy(self.data.targets[frames]).float(),
+            self.embeddings[torch.from_numpy(frames).to(place)],
+            torch.from_numpy(packed).float().to(place),
+            torch.from_numpy(self.data.targets[frames]).float().to(place),
         )
 
 
@@ -78,7 +79,7 @@ def freeze(scorer: Any, data: TrainingData, bridge: ActionBridge) -> Frozen:
     with torch.inference_mode(), track("encoding", -(-count // 1024)) as advance:
         for start in range(0, count, 1024):
             frames = np.arange(start, min(start + 1024, count))
-            parts.append(scorer.embed(data.pictures(frames)).float().cpu())
+            parts.append(scorer.embed(data.pictures(frames)).float())
             advance("")
     return Frozen(torch.cat(parts).clone(), data, bridge)
 
@@ -100,7 +101,7 @@ def train_predictor(
     first = 0
     modules = {"model": model, "head": head, "optimizer": optimizer}
     if args.resume and saved.is_file():
-        state = torch.load(saved, weights_only=True)
+        state = torch.load(saved, map_location="cpu", weights_only=True)
         if state["sha256"] != sha256:
             raise mismatch(
                 ErrorCode.INVALID_ARGUMENT,
@@ -125,12 +126,13 @@ def train_predictor(
     rollout = Rollout(model)
     began = time.monotonic()
     total = torch.zeros(2)
+    place = frozen.embeddings.device
     with track("predictor", args.steps, first) as advance:
         for step in range(first, args.steps):
             embeddings, blocks, targets = frozen.windows(
                 rng.choice(usable, args.batch), args.blocks
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(place.type, torch.bfloat16):
                 predicted = rollout.batch(embeddings[:, :1], blocks)
             predicted = predicted.float()
             error = (predicted - embeddings[:, 1:]).square().mean()
@@ -140,7 +142,7 @@ def train_predictor(
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            total += torch.stack([error.detach(), state_error.detach()])
+            total += torch.tensor([error.item(), state_error.item()])
             if (step + 1) % args.evaluate_every == 0 or step + 1 == args.steps:
                 mean = total / ((step - first) % args.evaluate_every + 1)
                 total = torch.zeros(2)
@@ -207,7 +209,8 @@ def train_steps_head(
     torch.manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, 10])
     goals = scorer.embed(_goal_pictures(rng)).float()
-    head = StepsHead(frozen.embeddings.shape[1])
+    place = frozen.embeddings.device
+    head = StepsHead(frozen.embeddings.shape[1]).to(place)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.head_steps)
     chosen = [index for index, kind in enumerate(episodes.kinds) if kind == "demo"]
@@ -230,7 +233,7 @@ def train_steps_head(
                 then.append(frozen.embeddings[last + shift])
                 steps.append(float(last - first))
             now.append(frozen.embeddings[first + shift])
-        return torch.stack(now), torch.stack(then), torch.tensor(steps)
+        return torch.stack(now), torch.stack(then), torch.tensor(steps, device=place)
 
     with track("steps head", args.head_steps) as advance:
         for _ in range(args.head_steps):
@@ -289,6 +292,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-steps", type=int, default=3000, help="of the steps-to-goal head")
     parser.add_argument("--objective", default="pose", help="the checkpoint's default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--evaluate-every", type=int, default=500)
     parser.add_argument("--resume", action="store_true", help="go on from OUT, if it was begun")
@@ -304,7 +308,9 @@ def run(args: argparse.Namespace) -> int:
         )
     torch.manual_seed(args.seed)
     embodiment = load_embodiment(args.embodiment)
-    scorer = load_lewm(args.world_model, embodiment, threads=args.threads)
+    scorer = load_lewm(
+        args.world_model, embodiment, str(training_device(args.device)), args.threads
+    )
     document = json.loads((args.world_model / "preprocessing.json").read_text(encoding="utf-8"))
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.out / "images.raw"
@@ -323,13 +329,14 @@ def run(args: argparse.Namespace) -> int:
     log({"event": "start", "sha256": scorer.sha256, "arguments": arguments})
     rng = np.random.default_rng([args.seed, 11])
     model = scorer.model
-    head = pose_probe(frozen.embeddings.shape[1])
-    before = fit_probe(model, frozen, args.blocks, rng)
+    place = frozen.embeddings.device
+    head = pose_probe(frozen.embeddings.shape[1]).to(place)
+    before = fit_probe(model, frozen, args.blocks, rng).to(place)
     head.load_state_dict(before.state_dict())
     log({"event": "before", **held_out(model, before, frozen, args.blocks)})
     if args.steps:
         train_predictor(model, head, frozen, args, scorer.sha256, log)
-    probe = fit_probe(model, frozen, args.blocks, rng)
+    probe = fit_probe(model, frozen, args.blocks, rng).to(place)
     steps_head, figures = train_steps_head(scorer, frozen, episodes, args)
     args.checkpoint.mkdir(parents=True, exist_ok=True)
     document["objective"] = args.objective
@@ -339,7 +346,7 @@ def run(args: argparse.Namespace) -> int:
     (args.checkpoint / "config.json").write_text(config, encoding="utf-8")
     parts = {"model.safetensors": model, PROBE_FILE: probe, STEPS_FILE: steps_head}
     for name, module in parts.items():
-        tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+        tensors = {k: v.cpu().contiguous() for k, v in module.state_dict().items()}
         (args.checkpoint / name).write_bytes(save(tensors))
     log(
         {

@@ -15,6 +15,7 @@ data/pusht/world_model``
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from worldforge_ros.bridges.world_model import ActionBridge, pack_blocks
-from worldforge_ros.checkpoints import file_sha256
+from worldforge_ros.checkpoints import file_sha256, training_device
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.recording.progress import tracked
 from worldforge_ros.scorers.architecture import ENCODERS, build_lewm, default_config
 from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD, normalise_pixels, resize_pixels
-from worldforge_ros.scorers.objectives import PROBE_OUTPUTS, pose_probe
+from worldforge_ros.scorers.objectives import pose_probe
 from worldforge_ros.simulation.pusht import PushTSimulation
 from worldforge_ros.training.dataset import EPISODE_KINDS, EpisodeSet, list_episodes, load_episodes
 
@@ -144,6 +146,10 @@ class Batch:
     blocks: Tensor
     targets: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on ``device``."""
+        return Batch(*(part.to(device) for part in (self.pixels, self.blocks, self.targets)))
+
 
 def make_batch(data: TrainingData, bridge: ActionBridge, starts: npt.NDArray[np.int64]) -> Batch:
     """Gather windows that begin at ``starts`` (B,)."""
@@ -156,6 +162,12 @@ def make_batch(data: TrainingData, bridge: ActionBridge, starts: npt.NDArray[np.
         blocks=torch.from_numpy(blocks).float(),
         targets=torch.from_numpy(data.targets[frames]).float(),
     )
+
+
+def place_of(model: Any) -> torch.device:
+    """Where a model's parameters are."""
+    place: torch.device = next(model.parameters()).device
+    return place
 
 
 def losses(
@@ -187,7 +199,7 @@ def fit_probe(
     rows, targets = [], []
     with torch.inference_mode():
         for _ in range(PROBE_BATCHES):
-            batch = make_batch(data, bridge, rng.choice(data.train, 128))
+            batch = make_batch(data, bridge, rng.choice(data.train, 128)).to(place_of(model))
             info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
             predicted = model.predict(info["emb"][:, :-1], info["act_emb"])
             rows += [info["emb"][:, 1:].flatten(0, 1), predicted.flatten(0, 1)]
@@ -197,7 +209,10 @@ def fit_probe(
 
 
 def least_squares(rows: Tensor, targets: Tensor) -> nn.Linear:
-    """The linear layer that reads ``targets`` (N, 18) from embeddings ``rows`` (N, D)."""
+    """The linear layer that reads ``targets`` (N, 18) from embeddings ``rows`` (N, D), on the
+    CPU.
+    """
+    rows, targets = rows.cpu(), targets.cpu()
     inputs = torch.cat([rows.double(), torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
     # A little ridge, in units of the embeddings' variance: dead dimensions must not blow up.
     gram = inputs.T @ inputs + 1e-6 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
@@ -219,11 +234,12 @@ def evaluate(
     of the corners as the probe reads them.
     """
     model.eval()
+    probe = copy.deepcopy(probe).to(place_of(model))
     errors: list[tuple[float, float, float, float]] = []
     embeddings = []
     with torch.inference_mode():
         for start in range(0, len(data.held_out), 256):
-            batch = make_batch(data, bridge, data.held_out[start : start + 256])
+            batch = make_batch(data, bridge, data.held_out[start : start + 256]).to(place_of(model))
             info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
             embedding = info["emb"]
             predicted = model.predict(embedding[:, :-1], info["act_emb"])
@@ -267,7 +283,7 @@ def recalibrate(
         module.momentum = None
     with torch.no_grad():
         for _ in range(RECALIBRATION_BATCHES):
-            batch = make_batch(data, bridge, rng.choice(data.train, 128))
+            batch = make_batch(data, bridge, rng.choice(data.train, 128)).to(place_of(model))
             info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
             model.predict(info["emb"][:, :-1], info["act_emb"])
     for module, momentum in zip(norms, momenta, strict=True):
@@ -307,7 +323,7 @@ def export(
     for name, document in (("config", config), ("preprocessing", preprocessing)):
         (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     for name, module in (("model", model), ("pose_probe", probe)):
-        tensors = {key: value.contiguous() for key, value in module.state_dict().items()}
+        tensors = {k: v.cpu().contiguous() for k, v in module.state_dict().items()}
         (folder / f"{name}.safetensors").write_bytes(save(tensors))
     return file_sha256(folder / "model.safetensors")
 
@@ -330,6 +346,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--projections", type=int, default=256, help="of SIGReg")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--evaluate-every", type=int, default=250)
     parser.add_argument("--resume", action="store_true", help="go on from OUT/training.pt")
@@ -342,6 +359,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, logging JSON lines to OUT/log.jsonl; returns the exit status."""
     from stable_worldmodel.wm.loss import SIGReg
 
+    place = training_device(args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -357,16 +375,16 @@ def run(args: argparse.Namespace) -> int:
                 found=f"no {saved}",
                 expected="that file",
             )
-        state = torch.load(saved, weights_only=True)
+        state = torch.load(saved, map_location="cpu", weights_only=True)
     paths = list_episodes(args.data)
     data = prepare(load_episodes(paths, args.out / "images.raw"), embodiment, args.image_size)
     (args.out / "images.raw").unlink()
     bridge = ActionBridge.of(embodiment, data.mean, data.std)
     config = default_config(args.image_size, bridge.block * bridge.joints, encoder=args.encoder)
     # Convolutions are faster so on a CPU; nothing else changes.
-    model = build_lewm(config).to(memory_format=torch.channels_last)
-    head = nn.Linear(config["predictor"]["input_dim"], PROBE_OUTPUTS)
-    sigreg = SIGReg(num_proj=args.projections)
+    model = build_lewm(config).to(place, memory_format=torch.channels_last)
+    head = pose_probe(config["predictor"]["input_dim"]).to(place)
+    sigreg = SIGReg(num_proj=args.projections).to(place)
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3)
     first = 0
@@ -411,9 +429,9 @@ def run(args: argparse.Namespace) -> int:
         began = time.monotonic()
         sums: dict[str, float] = {}
         reported = first
-        for step in range(first, args.steps):
-            batch = make_batch(data, bridge, rng.choice(data.train, args.batch))
-            with torch.autocast("cpu", torch.bfloat16):
+        for step in tracked("steps", range(first, args.steps), args.steps):
+            batch = make_batch(data, bridge, rng.choice(data.train, args.batch)).to(place)
+            with torch.autocast(place.type, torch.bfloat16):
                 terms = losses(model, head if args.state_weight > 0 else None, sigreg, batch)
             loss = terms["prediction"] + SIGREG_WEIGHT * terms["sigreg"]
             if args.state_weight > 0:
