@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,8 @@ def print_table(figures: Mapping[str, Any]) -> None:
         "ms / decision",
     )
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "planner" else "right")
+        side: Literal["left", "right"] = "left" if heading == "planner" else "right"
+        table.add_column(heading, justify=side, no_wrap=True)
     for name, row in figures["planners"].items():
         table.add_row(
             name,
