@@ -162,6 +162,21 @@ def test_a_search_from_candidates_starts_with_them() -> None:
     np.testing.assert_allclose(samples[0], start[1], atol=1e-6)
 
 
+def test_correlated_noise_keeps_its_size_and_goes_somewhere() -> None:
+    steps = {}
+    for correlation in (0.0, 0.9):
+        wide = replace(SMALL, samples=4000, correlation=correlation)
+        search = CrossEntropySearch(wide, BRIDGE, PUSHT, placed(), np.random.default_rng(4))
+        search.ask()
+        assert search._asked is not None
+        steps[correlation] = search._asked[1:]
+    for noise in steps.values():
+        assert noise.std(axis=0) == pytest.approx(1.0, abs=0.05)
+    neighbours = {c: float((n[:, 1:] * n[:, :-1]).mean()) for c, n in steps.items()}
+    assert neighbours[0.0] == pytest.approx(0.0, abs=0.02)
+    assert neighbours[0.9] == pytest.approx(0.9, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -170,6 +185,7 @@ def test_a_search_from_candidates_starts_with_them() -> None:
         ({"elites": 41}, "elites"),
         ({"blocks": 0}, "blocks"),
         ({"spread": 0.0}, "spread"),
+        ({"correlation": 1.0}, "correlation"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], field: str) -> None:

@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--search-iterations", type=int, default=search.iterations, help="of cem")
     parser.add_argument("--search-elites", type=int, default=search.elites, help="of cem")
     parser.add_argument("--search-blocks", type=int, default=search.blocks, help="horizon of cem")
+    parser.add_argument(
+        "--search-correlation",
+        type=float,
+        default=search.correlation,
+        help="of cem: of the noise of one step with that of the next, 0 to 1",
+    )
     parser.add_argument("--refine-samples", type=int, default=REFINE.samples, help="of cem+policy")
     parser.add_argument(
         "--refine-iterations", type=int, default=REFINE.iterations, help="of cem+policy"
@@ -179,6 +185,7 @@ def _settings(args: argparse.Namespace) -> Settings:
             iterations=args.search_iterations,
             elites=args.search_elites,
             blocks=args.search_blocks,
+            correlation=args.search_correlation,
         ),
         refine=replace(
             REFINE,

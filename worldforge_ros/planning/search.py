@@ -34,7 +34,9 @@ class SearchSettings:
     """``blocks`` of actions in a candidate; LeWorldModel's own numbers (arXiv 2603.19312).
 
     ``spread`` scales the standard deviation that ``cem`` starts with, 1 being that of the actions
-    in the training data.
+    in the training data. ``correlation`` is that of the noise of one step with the noise of the
+    next: above 0 samples go somewhere instead of trembling (iCEM, arXiv 2008.06389, draws coloured
+    noise for the same reason); LeWorldModel's planner draws every step anew.
     """
 
     samples: int = 300
@@ -42,6 +44,7 @@ class SearchSettings:
     elites: int = 30
     blocks: int = 5
     spread: float = 1.0
+    correlation: float = 0.0
 
     def __post_init__(self) -> None:
         for name, low in (("samples", 2), ("iterations", 1), ("elites", 2), ("blocks", 1)):
@@ -51,6 +54,8 @@ class SearchSettings:
             raise _invalid("elites", self.elites, f"at most the {self.samples} samples")
         if not self.spread > 0.0:
             raise _invalid("spread", self.spread, "above 0")
+        if not 0.0 <= self.correlation < 1.0:
+            raise _invalid("correlation", self.correlation, "0 or more and below 1")
 
 
 def _invalid(name: str, found: object, expected: str) -> Exception:
@@ -135,7 +140,11 @@ class CrossEntropySearch:
             self._asked = self._start
         else:
             shape = (self._settings.samples, *self._mean.shape)
-            samples = self._mean + self._std * self._rng.standard_normal(shape)
+            noise = self._rng.standard_normal(shape)
+            last = self._settings.correlation
+            for step in range(1, noise.shape[1] if last else 0):
+                noise[:, step] = last * noise[:, step - 1] + np.sqrt(1 - last**2) * noise[:, step]
+            samples = self._mean + self._std * noise
             samples[0] = self._mean
             self._asked = samples
         blocks = self._asked.reshape(
