@@ -193,8 +193,8 @@ def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
     if "ranking" not in figures:
         return
     table = Table(title="Ranking the policy's candidates; mean corner distance to the goal, mm")
-    for name in ("objective", "Spearman", "95 %", "chosen", "random", "best", "share", "decisions"):
-        table.add_column(name, justify="left" if name == "objective" else "right")
+    for name in ("objective", "Spearman", "95 %", "chosen", "random", "best", "share", "n"):
+        table.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
     for name, row in figures["ranking"].items():
         table.add_row(
             name,

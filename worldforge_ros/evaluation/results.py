@@ -205,6 +205,7 @@ def plot_outcomes(path: Path, compared: Sequence[Compared], figures: Mapping[str
     left.set_ylabel("block's corners from the goal after it, mm")
     agreement = [d for d in (_ranked(c) for c in compared) if d is not None]
     right.hist(agreement, bins=np.linspace(-1, 1, 41), color="#4878a8")
+    right.set_xticks(np.linspace(-1, 1, 5))
     right.axvline(float(np.mean(agreement)) if agreement else 0.0, color="#c0504d")
     right.set_xlabel("rank correlation within a decision")
     right.set_ylabel("decisions")
