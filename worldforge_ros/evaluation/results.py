@@ -105,14 +105,7 @@ def print_table(figures: Mapping[str, Any]) -> None:
 
     measure = figures["measure"].replace("_", " ")
     table = Table(title=f"PushT in lockstep, {figures['episodes']} seeds a planner")
-    headings = (
-        "planner",
-        "episodes",
-        measure,
-        "95 % interval",
-        "success",
-        "ms / decision",
-    )
+    headings = ("planner", "n", measure, "95 % interval", "success", "ms/decision")
     for heading in headings:
         side: Literal["left", "right"] = "left" if heading == "planner" else "right"
         table.add_column(heading, justify=side, no_wrap=True)
