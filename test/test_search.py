@@ -45,7 +45,9 @@ def run(search: CrossEntropySearch, cost: Any) -> Any:
 
 def test_it_is_upstream_s_solver() -> None:
     torch = pytest.importorskip("torch", reason="the package torch is not installed")
-    solvers = pytest.importorskip("stable_worldmodel.solver", reason="no stable-worldmodel")
+    solvers = pytest.importorskip(
+        "stable_worldmodel.solver", reason="the package stable-worldmodel is not installed"
+    )
     gymnasium = pytest.importorskip("gymnasium", reason="the package gymnasium is not installed")
     target = np.random.default_rng(0).normal(size=(2, 10))
 

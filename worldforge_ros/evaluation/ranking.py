@@ -22,10 +22,6 @@ from worldforge_ros.simulation.pusht import CONTROL_STEP, PushTSimulation
 
 FloatArray = npt.NDArray[np.float64]
 
-EXECUTED = 5
-"""Steps of a candidate that are executed before the next decision."""
-SUCCESS = 0.95
-
 
 @dataclass(frozen=True)
 class Moment:
@@ -56,9 +52,10 @@ def moments(
     :param every: each how manieth decision becomes a moment.
     """
     simulation = PushTSimulation()
+    rules = PROTOCOLS["task"]
     for seed in seeds:
         rng = np.random.default_rng([seed, 8])
-        goal = PROTOCOLS["task"].start(simulation, seed)
+        goal = rules.start(simulation, seed)
         outcome = TrueOutcome(goal)
         best = rng.random() < 0.5
         found: list[Moment] = []
@@ -81,11 +78,11 @@ def moments(
             if best:
                 assert costs is not None
                 index = int(np.argmin(costs))
-            for step in range(EXECUTED):
+            for step in range(rules.execute_steps):
                 simulation.advance(proposal.candidates[index, step], TICKS)
                 seen = _observation(simulation, camera, history[-1].stamp)
                 history = [*history[-policy.history :], seen]
-            if simulation.coverage() > SUCCESS:
+            if rules.success(simulation, goal):
                 break
         yield found
     simulation.close()

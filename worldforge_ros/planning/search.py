@@ -126,11 +126,6 @@ class CrossEntropySearch:
         """Whether every iteration was told its costs."""
         return self._told == self._settings.iterations
 
-    @property
-    def iteration(self) -> int:
-        """Iterations that are over."""
-        return self._told
-
     def ask(self) -> npt.NDArray[np.float32]:
         """Set-points (S, H, J) of this iteration; sample 0 is the mean.
 
