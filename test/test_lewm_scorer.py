@@ -21,8 +21,9 @@ from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.observation import Observation
 from worldforge_ros.scorers.architecture import build_lewm, default_config
+from worldforge_ros.scorers.contract import ActionSpace
 from worldforge_ros.scorers.encoders import normalise_pixels, resize_pixels
-from worldforge_ros.scorers.lewm import LeWMScorer, load_lewm
+from worldforge_ros.scorers.lewm import LeWMOptions, LeWMScorer, load_lewm
 from worldforge_ros.scorers.objectives import StepsHead, costs, pose_probe
 from worldforge_ros.scorers.rollout import Rollout
 
@@ -116,7 +117,7 @@ def test_costs_equal_upstream(checkpoint: Path, embodiment: Embodiment) -> None:
     scorer = load_lewm(checkpoint, embodiment)
     for blocks_count in (1, 2, 5):
         blocks = np.random.default_rng(blocks_count).normal(size=(6, blocks_count, 10))
-        found = scorer.score_blocks([observation()], GOAL, blocks)
+        found = scorer.score([observation()], GOAL, blocks, space=ActionSpace.MODEL)
         expected = upstream_costs(scorer, [observation()], blocks, checkpoint)
         assert np.ptp(expected) > 1e-2 * expected.mean(), "the candidates must differ"
         np.testing.assert_allclose(found.costs, expected, rtol=1e-4)
@@ -151,7 +152,10 @@ def test_set_points_and_their_blocks_cost_the_same(
     now = observation()
     blocks = scorer.bridge.setpoints_to_blocks(CANDIDATES, now.position, now.velocity)
     direct = scorer.score([now], GOAL, CANDIDATES)
-    np.testing.assert_array_equal(direct.costs, scorer.score_blocks([now], GOAL, blocks).costs)
+    native = scorer.score([now], GOAL, blocks, space=ActionSpace.MODEL)
+    np.testing.assert_array_equal(direct.costs, native.costs)
+    assert direct.metadata["action_space"] == "embodiment"
+    assert native.metadata["action_space"] == "model"
     # A new observation must change the answer: nothing of the last call may be left over.
     again = scorer.score([observation(5)], GOAL, CANDIDATES)
     assert (again.costs != direct.costs).any()
@@ -165,7 +169,7 @@ def test_order_of_candidates_and_chunking_do_not_matter(
     whole = scorer.score([observation()], GOAL, CANDIDATES).costs
     backwards = scorer.score([observation()], GOAL, CANDIDATES[::-1]).costs
     np.testing.assert_allclose(backwards[::-1], whole, rtol=1e-4)
-    monkeypatch.setattr("worldforge_ros.scorers.lewm.CHUNK", 3)
+    monkeypatch.setattr(scorer._engine, "_chunk", lambda blocks: 3)
     parts = scorer.score([observation()], GOAL, CANDIDATES).costs
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
@@ -217,19 +221,37 @@ def test_a_picture_seen_again_is_not_encoded_again(
     scorer = load_lewm(checkpoint, embodiment)
     first = scorer.score([observation()], GOAL, CANDIDATES)
     again = scorer.score([observation()], GOAL, CANDIDATES)
-    assert first.metadata["pictures_cached"] == "0 of 2"
-    assert again.metadata["pictures_cached"] == "2 of 2"
+    assert (first.metadata["history_cached"], first.metadata["goal_cached"]) == ("0 of 1", "false")
+    assert (again.metadata["history_cached"], again.metadata["goal_cached"]) == ("1 of 1", "true")
     np.testing.assert_array_equal(first.costs, again.costs)
     # One pixel makes it another picture, and the old one must not answer for it.
     other = GOAL.copy()
     other[40, 40] ^= 255
     changed = scorer.score([observation()], other, CANDIDATES)
-    assert changed.metadata["pictures_cached"] == "1 of 2"
+    assert changed.metadata["history_cached"] == "1 of 1"
+    assert changed.metadata["goal_cached"] == "false"
     fresh = load_lewm(checkpoint, embodiment).score([observation()], other, CANDIDATES)
     np.testing.assert_allclose(changed.costs, fresh.costs, rtol=1e-5)
+    scorer.notice(observation(3))
+    assert scorer.score([observation(3)], GOAL, CANDIDATES).metadata["history_cached"] == "1 of 1"
+    with pytest.raises(WorldForgeError) as info:
+        scorer.notice_goal(GOAL[:50])
+    assert info.value.code is ErrorCode.IMAGE_SIZE_MISMATCH
+
+
+def test_the_cache_is_bounded(
+    checkpoint: Path, embodiment: Embodiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = load_lewm(checkpoint, embodiment)
+    monkeypatch.setattr("worldforge_ros.scorers.engines.EMBEDDINGS_KEPT", 8)
     for seed in range(20):
-        scorer.score([observation(seed)], GOAL, CANDIDATES)
-    assert len(scorer._kept) == 8
+        scorer.notice(observation(seed))
+    assert len(scorer._engine._kept) == 8  # type: ignore[attr-defined]
+    seen = [
+        scorer.score([observation(seed)], GOAL, CANDIDATES).metadata["history_cached"]
+        for seed in (19, 0)
+    ]
+    assert seen == ["1 of 1", "0 of 1"], "the oldest is dropped"
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
@@ -274,11 +296,12 @@ def test_a_cost_that_is_not_finite_is_marked(
     def some(predicted: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
         return torch.tensor([torch.nan, 3.0, torch.inf, 2.0, 2.0, 9.0, 9.0])
 
-    monkeypatch.setattr(scorer, "_costs", {"l2": some})
+    monkeypatch.setattr(scorer._engine, "_costs", {"l2": some})
     scores = scorer.score([observation()], GOAL, CANDIDATES)
     assert np.isnan(scores.costs).tolist() == [True, False, True, False, False, False, False]
     assert scores.best_index == 3, "the first of equal minima"
-    monkeypatch.setattr(scorer, "_costs", {"l2": lambda *_: torch.full((7,), torch.nan)})
+    assert scores.metadata["unscored"] == "0,2"
+    monkeypatch.setattr(scorer._engine, "_costs", {"l2": lambda *_: torch.full((7,), torch.nan)})
     with pytest.raises(WorldForgeError) as info:
         scorer.score([observation()], GOAL, CANDIDATES)
     assert info.value.code is ErrorCode.COSTS_INVALID
@@ -311,7 +334,7 @@ def test_bad_candidates_are_refused_before_the_model_runs(
     code: ErrorCode,
 ) -> None:
     scorer = load_lewm(checkpoint, embodiment)
-    monkeypatch.setattr(scorer, "_score", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr(scorer, "_engine", None)
     with pytest.raises(WorldForgeError) as info:
         scorer.score([observation()], GOAL, candidates)
     assert info.value.code is code
@@ -342,7 +365,7 @@ def test_bad_pictures_and_histories_are_refused(checkpoint: Path, embodiment: Em
         assert info.value.code is code
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessing.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(checkpoint: Path, embodiment: Embodiment, name: str) -> None:
     (checkpoint / name).unlink()
     with pytest.raises(WorldForgeError, match=name) as info:
@@ -396,7 +419,7 @@ def _pre(key: str, value: object) -> Callable[[Path], None]:
         (_config(("predictor", "extra"), 3), ErrorCode.CHECKPOINT_INVALID),
         (_config(("encoder",), None), ErrorCode.CHECKPOINT_INVALID),
         (_pre("pixel_std", [1, 1, 0]), ErrorCode.CHECKPOINT_INVALID),
-        (_pre("objective", "cosine"), ErrorCode.CHECKPOINT_INVALID),
+        (_pre("objective", "cosine"), ErrorCode.OBJECTIVE_UNKNOWN),
         (_pre("image_size", 64), ErrorCode.CHECKPOINT_INVALID),
         (_pre("action_std", [0.1, 0.0]), ErrorCode.CHECKPOINT_INVALID),
         (_pre("action_mean", None), ErrorCode.ACTION_STATISTICS_MISSING),
@@ -433,7 +456,7 @@ def test_an_unknown_device_is_refused(
     checkpoint: Path, embodiment: Embodiment, device: str
 ) -> None:
     with pytest.raises(WorldForgeError) as info:
-        load_lewm(checkpoint, embodiment, device=device)
+        load_lewm(checkpoint, embodiment, LeWMOptions(device=device))
     assert info.value.code is ErrorCode.DEVICE_UNAVAILABLE
 
 

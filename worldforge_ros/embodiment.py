@@ -118,11 +118,21 @@ class WorldModelAction:
 
 
 @dataclass(frozen=True)
+class WorldModelProprio:
+    """Joint state of a world model that takes one: ``quantities`` in order, every joint of each,
+    ``value = SI value * scale``.
+    """
+
+    quantities: tuple[Quantity, ...]
+    scale: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class WorldModelSpec:
     """How the robot looks to a world model.
 
     ``block`` actions of ``step`` seconds make one latent step; ``history`` frames are one block
-    apart.
+    apart. ``proprio`` is None where no model of this embodiment takes the joint state.
     """
 
     camera: str
@@ -130,6 +140,7 @@ class WorldModelSpec:
     block: int
     history: int
     action: WorldModelAction
+    proprio: WorldModelProprio | None = None
 
     @property
     def block_duration(self) -> float:
@@ -177,6 +188,10 @@ class _Section:
         if key not in self._data:
             raise _invalid(self.where(key), "missing", "a value")
         return self._data[key]
+
+    def forget(self, key: str) -> None:
+        """An optional key that is absent, or null."""
+        self._read.add(key)
 
     def section(self, key: str) -> _Section:
         return _Section(self.raw(key), self.where(key))
@@ -386,6 +401,7 @@ def _world_model(
             mean=action.per_joint("mean", count),
             std=action.per_joint("std", count, positive=True),
         ),
+        proprio=_proprio(section, count),
     )
     _check_scale(spec.action.scale, action.where("scale"))
     if (spec.action.mean is None) != (spec.action.std is None):
@@ -397,6 +413,21 @@ def _world_model(
     action.done()
     section.done()
     return spec
+
+
+def _proprio(section: _Section, joints: int) -> WorldModelProprio | None:
+    if not section.has("proprio"):
+        section.forget("proprio")
+        return None
+    proprio = section.section("proprio")
+    quantities = proprio.names("quantities")
+    for name in quantities:
+        if name not in ("position", "velocity"):
+            raise _invalid(proprio.where("quantities"), name, "position or velocity")
+    scale = _required(proprio.per_joint("scale", joints, default=1.0))
+    _check_scale(scale, proprio.where("scale"))
+    proprio.done()
+    return WorldModelProprio(cast(tuple[Quantity, ...], quantities), scale)
 
 
 def parse_embodiment(data: object) -> Embodiment:

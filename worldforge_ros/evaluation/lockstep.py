@@ -238,10 +238,12 @@ def load_models(settings: Settings, planners: Sequence[str]) -> Models:
             settings.num_inference_steps,
         )
     if NEED_WORLD_MODEL.intersection(planners):
-        from worldforge_ros.scorers.lewm import load_lewm
+        from worldforge_ros.scorers.lewm import LeWMOptions, load_lewm
 
         scorer = load_lewm(
-            resolve_path(settings.world_model), embodiment, settings.device, settings.threads
+            resolve_path(settings.world_model),
+            embodiment,
+            LeWMOptions(device=settings.device, threads=settings.threads),
         )
     return Models(embodiment, policy, scorer)
 

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write; 0 on success."""
-    from worldforge_ros.scorers.lewm import load_lewm
+    from worldforge_ros.scorers.lewm import LeWMOptions, load_lewm
 
     for name, least in (("clips", 4), ("episodes", 0), ("seeds", 0), ("candidates", 2)):
         if getattr(args, name) < least:
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
             found=embodiment.world_model.history,
             expected="1: a planner that looks back is evaluated with worldforge evaluate",
         )
-    scorer = load_lewm(resolve_path(args.world_model), embodiment, args.device, args.threads)
+    options = LeWMOptions(device=args.device, threads=args.threads)
+    scorer = load_lewm(resolve_path(args.world_model), embodiment, options)
     clips = _clips(scorer, range(args.seeds, args.seeds + args.clips))
     half = len(clips) // 2
     figures: dict[str, Any] = {

@@ -27,6 +27,7 @@ class PolicyNode(ModelNode[Policy]):
             "package://worldforge_ros/models/pusht/policy",
             "folder of a LeRobot checkpoint",
         )
+        self._device = self.parameters.text("device", "cpu", "torch device of the model")
         self._max_candidates = self.parameters.integer(
             "max_candidates",
             1024,
@@ -46,7 +47,7 @@ class PolicyNode(ModelNode[Policy]):
         from worldforge_ros.policies.lerobot import load_lerobot_policy
 
         policy = load_lerobot_policy(
-            resolve_path(self._path), self.embodiment, self.device, self.num_threads
+            resolve_path(self._path), self.embodiment, self._device, self.num_threads
         )
         window = blank_window(self.embodiment, policy.history, self.embodiment.policy.step)
         try:

@@ -1,28 +1,42 @@
-"""A world model behind ``score_candidates``."""
+"""A world model behind ``score_candidates`` and ``refine_candidates``."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.srv import SelfTest
 from sensor_msgs.msg import Image
 
-from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.health import Check, check_scorer
 from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.observation import (
+    NANOSECONDS,
     ImageArray,
     Observation,
     ObservationHistory,
     blank_window,
     check_image,
 )
-from worldforge_ros.resources import resolve_path
+from worldforge_ros.planning.refine import Scene, refine
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.model_node import ModelNode
-from worldforge_ros.scorers.base import Scorer, Scores
-from worldforge_ros.srv import ScoreCandidates
+from worldforge_ros.scorers.base import Scorer
+from worldforge_ros.scorers.contract import ActionSpace, one_batch
+from worldforge_ros.scorers.loading import ScorerConfig, load_scorer, scorer_config
+from worldforge_ros.scorers.settings import SCORERS
+from worldforge_ros.srv import RefineCandidates, ScoreCandidates
+
+SPACES = {
+    ScoreCandidates.Request.EMBODIMENT: ActionSpace.EMBODIMENT,
+    ScoreCandidates.Request.MODEL: ActionSpace.MODEL,
+}
+MAX_ITERATIONS = 1000
 
 
 class ScoreNode(ModelNode[Scorer]):
@@ -30,63 +44,167 @@ class ScoreNode(ModelNode[Scorer]):
 
     def __init__(self) -> None:
         super().__init__("score_node")
-        self._path = self.parameters.text(
-            "model_path",
-            "package://worldforge_ros/models/pusht/world_model",
-            "folder of a LeWorldModel checkpoint",
-        )
-        self._objective = self.parameters.text(
-            "objective", "", "how the last latent is compared with the goal; empty: the model's own"
-        )
-        self._max_candidates = self.parameters.integer(
+        self._config = self._declare_model()
+        parameters = self.parameters
+        self._max_candidates = parameters.integer(
             "max_candidates", 4096, "most candidates a request may hold", minimum=1, maximum=65536
         )
-        self._warmup_candidates = self.parameters.integer(
+        self._max_goal_age = parameters.number(
+            "max_goal_age",
+            0.0,
+            "oldest goal of its own that the node scores against, s since it arrived; 0: any",
+            minimum=0.0,
+            maximum=1e9,
+        )
+        self._encode_on_arrival = parameters.flag(
+            "encode_on_arrival",
+            True,
+            "encode observations and goals as they arrive, so that a request need not",
+        )
+        self._warmup_candidates = parameters.integer(
             "warmup_candidates", 32, "candidates of the warm-up runs", minimum=1, maximum=65536
         )
-        self._warmup_horizon = self.parameters.integer(
+        self._warmup_blocks = parameters.integer(
             "warmup_blocks", 3, "blocks of the warm-up candidates", minimum=1, maximum=64
         )
-        self._goal: ImageArray | None = None
+        self._goal: tuple[ImageArray, int] | None = None
         self._history = ObservationHistory(duration=30.0)
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.CHUNK)
         self.create_subscription(Image, "goal_image", self._on_goal, qos.LATCHED)
-        self.open_service(ScoreCandidates, "score_candidates", self._on_request)
+        self.open_service(ScoreCandidates, "score_candidates", self._on_score)
+        self.open_service(RefineCandidates, "refine_candidates", self._on_refine)
+        self.open_service(SelfTest, "~/health", self._on_health)
+
+    def _declare_model(self) -> ScorerConfig:
+        parameters = self.parameters
+        scorer = parameters.text("scorer", "lewm", "family of the world model", SCORERS)
+        given = {
+            "model_path": parameters.text(
+                "model_path",
+                "",
+                "lewm: checkpoint folder, weights file or run name, empty: LEWORLDMODEL_POLICY or "
+                "LEWM_POLICY, else the shipped PushT model; jepa_wms: name in its hubconf.py, "
+                "empty: JEPA_WMS_MODEL_NAME",
+            ),
+            "cache_dir": parameters.text(
+                "cache_dir",
+                "",
+                "lewm: folder that run names are relative to; empty: LEWORLDMODEL_CACHE_DIR, else "
+                "STABLEWM_HOME, else ~/.stable_worldmodel",
+            ),
+            "repository": parameters.text(
+                "repository",
+                "",
+                "jepa_wms: folder with its repository, or owner/name:commit; empty: "
+                "JEPA_WMS_MODEL_PATH",
+            ),
+            "device": parameters.text(
+                "device",
+                "",
+                "torch device; empty: LEWORLDMODEL_DEVICE or JEPA_WMS_DEVICE, else cpu",
+            ),
+        }
+        return scorer_config(
+            scorer,
+            given,
+            os.environ,
+            threads=self.num_threads,
+            objective=parameters.text(
+                "objective",
+                "",
+                "how the last latent is compared with the goal where a request leaves it open; "
+                "empty: the model's own",
+            ),
+            sha256=parameters.text(
+                "sha256", "", "SHA-256 that the weights must have; an object checkpoint needs it"
+            ),
+            backend=parameters.text(
+                "backend",
+                "",
+                "lewm: torch, openvino (faster on a CPU, needs the package) or upstream (the "
+                "model's own cost function); empty: torch, or upstream for an object checkpoint",
+                ("", "torch", "openvino", "upstream"),
+            ),
+            precision=parameters.text(
+                "precision",
+                "float32",
+                "lewm: bfloat16 is faster on some machines and can change which candidate is best",
+                ("float32", "bfloat16"),
+            ),
+            memory_limit_mib=parameters.integer(
+                "memory_limit_mib",
+                512,
+                "lewm: most that one pass of the rollout takes, MiB; the rest waits for another",
+                minimum=1,
+                maximum=1 << 20,
+            ),
+            trust_repository=parameters.flag(
+                "trust_repository", False, "jepa_wms: allow the code of its repository to run"
+            ),
+            proprio_weight=parameters.number(
+                "proprio_weight",
+                0.1,
+                "jepa_wms: weight of the joint state in the cost, where the model has one",
+                minimum=0.0,
+                maximum=1e6,
+            ),
+            goal_proprio=parameters.numbers(
+                "goal_proprio", [], "jepa_wms: joint state of the goal in the model's units"
+            ),
+            actions_are_normalized=parameters.flag(
+                "actions_are_normalized",
+                True,
+                "jepa_wms: whether candidates in model space are normalised already",
+            ),
+        )
 
     def load(self) -> Scorer:
         """Load the checkpoint and run it until it is warm."""
-        from worldforge_ros.scorers.lewm import load_lewm
-
-        scorer = load_lewm(resolve_path(self._path), self.embodiment, self.device, self.num_threads)
+        for setting in self._config.settings.values():
+            if setting.overridden:
+                self.get_logger().warning(
+                    f"{', '.join(setting.overridden)} is set but does not count: "
+                    f"{setting.name} comes from {setting.source}"
+                )
+        scorer = load_scorer(self._config, self.embodiment)
         spec = self.embodiment.world_model
         window = blank_window(self.embodiment, scorer.history, spec.block_duration)
-        shape = (self._warmup_candidates, self._warmup_horizon * scorer.block)
+        shape = (self._warmup_candidates, self._warmup_blocks * scorer.block)
         still = np.broadcast_to(window[-1].position, (*shape, len(self.embodiment.joints)))
         past = np.broadcast_to(
             window[-1].position, ((scorer.history - 1) * scorer.block, still.shape[-1])
         )
         for _ in range(3):
-            scorer.score(window, window[-1].images[spec.camera], still, past, self._objective)
+            scorer.score(window, window[-1].images[spec.camera], still, past)
+        self.diagnostics.set(**scorer.facts)
         return scorer
 
     def _on_observation(self, message: ObservationMsg) -> None:
         try:
-            self._history.add(convert.observation_from_msg(message, self.embodiment))
+            observation = convert.observation_from_msg(message, self.embodiment)
+            self._history.add(observation)
         except Exception as error:
             self.diagnostics.unexpected(error, "reading an observation")
+            return
+        if self._encode_on_arrival:
+            self.spare("observation", lambda m: m.notice(observation), "encoding an observation")
 
     def _on_goal(self, message: Image) -> None:
         try:
-            self._goal = self._checked_goal(message)
+            goal = self._checked_goal(message)
+            self._goal = goal, self.get_clock().now().nanoseconds
         except Exception as error:
             self.diagnostics.unexpected(error, "reading the goal image")
+            return
+        if self._encode_on_arrival:
+            self.spare("goal", lambda model: model.notice_goal(goal), "encoding the goal")
 
     def _checked_goal(self, message: Image) -> ImageArray:
         goal = convert.image_from_msg(message, "goal")
         check_image(goal, self.embodiment.world_model.camera, self.embodiment)
         return goal
 
-    async def _on_request(
+    async def _on_score(
         self, request: ScoreCandidates.Request, response: ScoreCandidates.Response
     ) -> ScoreCandidates.Response:
         started = time.monotonic()
@@ -94,62 +212,147 @@ class ScoreNode(ModelNode[Scorer]):
         response.lower_is_better = True
 
         def prepare(scorer: Scorer) -> Callable[[], None]:
-            arguments = (
-                self._window(request.history, scorer),
-                self._goal_of(request),
-                self._candidates(request),
-                self._action_history(request),
-                request.objective or self._objective,
-            )
-            return lambda: fill(scorer.score(*arguments))
+            scene, ages = self._scene(request, scorer)
+            candidates = self._candidates(request)
+            return lambda: fill(scorer, scene, candidates, ages)
 
-        def fill(scores: Scores) -> None:
+        def fill(scorer: Scorer, scene: Scene, candidates: Any, ages: dict[str, str]) -> None:
+            scores = scorer.score(
+                scene.history,
+                scene.goal,
+                candidates,
+                scene.action_history,
+                scene.objective,
+                scene.space,
+            )
             response.scores = scores.costs.tolist()
             response.best_index = scores.best_index
-            response.metadata = convert.key_values(scores.metadata)
+            response.metadata = convert.key_values({**scores.metadata, **ages})
             response.latency = convert.seconds_to_duration(time.monotonic() - started)
 
         return await self.answer(response, prepare)
 
-    def _candidates(self, request: ScoreCandidates.Request) -> Any:
-        if request.action_space != ScoreCandidates.Request.EMBODIMENT:
+    async def _on_refine(
+        self, request: RefineCandidates.Request, response: RefineCandidates.Response
+    ) -> RefineCandidates.Response:
+        started = time.monotonic()
+        response.best_index = -1
+        response.lower_is_better = True
+
+        def prepare(scorer: Scorer) -> Callable[[], None]:
+            scene, ages = self._scene(request, scorer)
+            candidates = self._candidates(request)
+            self._check_effort(request)
+            budget = convert.duration_to_seconds(request.budget)
+            seed = None if request.seed == -1 else request.seed
+            return lambda: fill(scorer, scene, candidates, ages, budget, seed)
+
+        def fill(
+            scorer: Scorer,
+            scene: Scene,
+            candidates: Any,
+            ages: dict[str, str],
+            budget: float,
+            seed: int | None,
+        ) -> None:
+            found = refine(
+                scorer,
+                self.embodiment,
+                scene,
+                candidates,
+                samples=request.samples,
+                iterations=request.iterations,
+                elites=request.elites,
+                spread=request.spread,
+                rng=np.random.default_rng(seed),
+                budget=budget,
+            )
+            response.candidates = convert.tensor_to_msg(found.candidates[None])
+            response.scores = found.costs.tolist()
+            response.best_index = 0
+            response.iterations = found.iterations
+            response.expired = found.expired
+            response.metadata = convert.key_values({**found.metadata, **ages})
+            response.latency = convert.seconds_to_duration(time.monotonic() - started)
+
+        return await self.answer(response, prepare)
+
+    def _check_effort(self, request: RefineCandidates.Request) -> None:
+        for name, found, most in (
+            ("samples", request.samples, self._max_candidates),
+            ("iterations", request.iterations, MAX_ITERATIONS),
+        ):
+            if found > most:
+                raise mismatch(
+                    ErrorCode.INVALID_ARGUMENT, name, found=found, expected=f"at most {most}"
+                )
+        if request.seed < -1:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT, "seed", found=request.seed, expected="-1 or more"
+            )
+
+    async def _on_health(self, request: SelfTest.Request, response: SelfTest.Response) -> Any:
+        try:
+            checks = await self.beside(
+                lambda loaded: check_scorer(
+                    self._config, self.embodiment, loaded.model_id if loaded else ""
+                )
+            )
+        except WorldForgeError as error:
+            checks = [Check("world model", "warning", error.message, str(error.code))]
+        except Exception as error:
+            wrapped = self.diagnostics.unexpected(error, "checking the health")
+            checks = [Check("health", "error", wrapped.message, str(wrapped.code))]
+        response.id = self.model.model_id if self.model is not None else ""
+        response.passed = bytes([all(check.level != "error" for check in checks)])
+        levels = {
+            "ok": DiagnosticStatus.OK,
+            "warning": DiagnosticStatus.WARN,
+            "error": DiagnosticStatus.ERROR,
+        }
+        response.status = [
+            DiagnosticStatus(
+                level=levels[check.level],
+                name=check.name,
+                message=check.message,
+                values=convert.key_values({"code": check.code} if check.code else {}),
+            )
+            for check in checks
+        ]
+        return response
+
+    def _scene(self, request: Any, scorer: Scorer) -> tuple[Scene, dict[str, str]]:
+        """What to score in, and how old it is."""
+        if request.action_space not in SPACES:
             raise mismatch(
                 ErrorCode.INVALID_ARGUMENT,
                 "action_space",
                 found=request.action_space,
-                expected=f"EMBODIMENT ({ScoreCandidates.Request.EMBODIMENT})",
+                expected=f"EMBODIMENT ({request.EMBODIMENT}) or MODEL ({request.MODEL})",
             )
-        candidates = convert.tensor_from_msg(request.candidates, "candidates")
-        if candidates.ndim != 4:
-            raise mismatch(
-                ErrorCode.TENSOR_SHAPE_MISMATCH,
-                "candidates.shape",
-                found=list(candidates.shape),
-                expected="4 dimensions (1, samples, horizon, joints)",
-            )
-        if candidates.shape[0] != 1:
-            raise mismatch(
-                ErrorCode.BATCH_SIZE_UNSUPPORTED,
-                "candidates.shape[0]",
-                found=candidates.shape[0],
-                expected="1",
-            )
-        if candidates.shape[1] > self._max_candidates:
-            raise mismatch(
-                ErrorCode.TOO_MANY_CANDIDATES,
-                "candidates.shape[1]",
-                found=candidates.shape[1],
-                expected=f"at most {self._max_candidates}",
-            )
-        return candidates[0]
-
-    def _action_history(self, request: ScoreCandidates.Request) -> Any:
+        now = self.get_clock().now().nanoseconds
+        history = self._window(request, scorer, now)
+        goal, goal_age = self._goal_of(request, now)
         past = convert.tensor_from_msg(request.action_history, "action_history")
-        return past if past.size else None
+        scene = Scene(
+            history,
+            goal,
+            past if past.size else None,
+            request.objective,
+            SPACES[request.action_space],
+        )
+        age = (now - history[-1].stamp) / NANOSECONDS if history else float("nan")
+        return scene, {"history_age_s": f"{age:.3f}", "goal_age_s": goal_age}
 
-    def _goal_of(self, request: ScoreCandidates.Request) -> ImageArray:
+    def _candidates(self, request: Any) -> Any:
+        return one_batch(
+            convert.tensor_from_msg(request.candidates, "candidates"), self._max_candidates
+        )
+
+    def _goal_of(self, request: Any, now: int) -> tuple[ImageArray, str]:
+        """The goal, and its age in seconds where the node itself received it."""
         if request.goal.height or request.goal.width or len(request.goal.data):
-            return self._checked_goal(request.goal)
+            return self._checked_goal(request.goal), "given"
         if self._goal is None:
             raise mismatch(
                 ErrorCode.GOAL_MISSING,
@@ -157,19 +360,29 @@ class ScoreNode(ModelNode[Scorer]):
                 found="none in the request and none on topic goal_image",
                 expected="a picture of the state to bring about",
             )
-        return self._goal
+        goal, arrived = self._goal
+        age = (now - arrived) / NANOSECONDS
+        if 0 < self._max_goal_age < age:
+            raise mismatch(
+                ErrorCode.GOAL_STALE,
+                "goal",
+                found=f"{age:.3f} s old",
+                expected=f"at most {self._max_goal_age:.3f} s",
+            )
+        return goal, f"{age:.3f}"
 
-    def _window(self, messages: Sequence[Any], scorer: Scorer) -> list[Observation]:
-        if messages:
-            return [convert.observation_from_msg(message, self.embodiment) for message in messages]
+    def _window(self, request: Any, scorer: Scorer, now: int) -> list[Observation]:
+        if request.history:
+            return [
+                convert.observation_from_msg(message, self.embodiment)
+                for message in request.history
+            ]
         window = self._history.window(
             scorer.history,
             self.embodiment.world_model.block_duration,
             self.embodiment.observation.tolerance,
         )
-        self._history.check_age(
-            self.get_clock().now().nanoseconds, self.embodiment.observation.max_age
-        )
+        self._history.check_age(now, self.embodiment.observation.max_age)
         return window
 
 

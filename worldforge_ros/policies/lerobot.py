@@ -24,6 +24,7 @@ from worldforge_ros.embodiment import Embodiment, ImageFeature
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import Observation, check_window
 from worldforge_ros.policies.base import Proposal
+from worldforge_ros.process import quiet_openmp
 
 if TYPE_CHECKING:
     import torch
@@ -285,8 +286,7 @@ def load_lerobot_policy(
     if threads < 1:
         raise mismatch(ErrorCode.INVALID_ARGUMENT, "threads", found=threads, expected="1 or more")
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    quiet_openmp()
     try:
         import torch
         from lerobot.configs.policies import PreTrainedConfig

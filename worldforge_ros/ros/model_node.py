@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from abc import abstractmethod
@@ -16,12 +15,14 @@ from rclpy.task import Future
 
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.process import keep_freed_memory, quiet_openmp
 from worldforge_ros.ros.convert import reply_error
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.ros.runtime import EXIT_START_FAILED, Worker
 
 M = TypeVar("M")
+R = TypeVar("R")
 
 
 class ModelNode(LifecycleNode, Generic[M]):
@@ -32,17 +33,14 @@ class ModelNode(LifecycleNode, Generic[M]):
     """
 
     def __init__(self, name: str) -> None:
-        # Before torch is imported anywhere in this process: threads that spin while they wait slow
-        # a busy machine down many times over.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+        quiet_openmp()
+        keep_freed_memory()
         super().__init__(name)
         self.exit_code: int | None = None
         self.parameters = Parameters(self)
         self.embodiment = load_embodiment(
             self.parameters.text("embodiment", "pusht", "name or path of the embodiment file")
         )
-        self.device = self.parameters.text("device", "cpu", "torch device of the model")
         self.num_threads = self.parameters.integer(
             "num_threads", 1, "threads of the model on the CPU", minimum=1, maximum=256
         )
@@ -98,6 +96,34 @@ class ModelNode(LifecycleNode, Generic[M]):
         except Exception as error:
             return reply_error(response, self.diagnostics.unexpected(error, "answering a request"))
         return response
+
+    async def beside(self, job: Callable[[M | None], R]) -> R:
+        """The result of ``job`` on the model, or on None before there is one, beside the executor.
+
+        :raises WorldForgeError: ``MODEL_BUSY`` while the model is loading or answering.
+        """
+        if self._worker.busy:
+            raise WorldForgeError(
+                ErrorCode.MODEL_BUSY,
+                f"{self.get_name()} is loading its model or answering; expected idle",
+            )
+        model = self.model
+        result: R = await self._worker.submit(lambda: job(model))
+        return result
+
+    def spare(self, kind: str, job: Callable[[M], None], doing: str) -> None:
+        """Work with the model while nobody asks; errors are reported as those of ``doing``."""
+        model = self.model
+        if model is None or not self._active:
+            return
+
+        def run() -> None:
+            try:
+                job(model)
+            except Exception as error:
+                self.diagnostics.unexpected(error, doing)
+
+        self._worker.spare(kind, run)
 
     def _begin(self) -> None:
         self._autostart.cancel()

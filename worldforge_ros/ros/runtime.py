@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 from collections.abc import Callable
@@ -62,14 +61,18 @@ def run(factory: Callable[[], Node], args: list[str] | None = None) -> int:
 class Worker(Generic[T]):
     """One thread beside the executor for work that takes long, such as inference.
 
-    At most one job runs and none waits: the caller is told when it is busy.
+    At most one job is asked for at a time and none waits: the caller is told when it is busy.
+    Beside that there are spare jobs, done while nothing is asked for, the newest of each kind only.
     """
 
     _running: ClassVar[set[int]] = set()
 
     def __init__(self, node: Node, name: str) -> None:
         self._node = node
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], T], Future]] = queue.SimpleQueue()
+        self._change = threading.Condition()
+        self._asked: tuple[Callable[[], T], Future] | None = None
+        self._spare: dict[str, Callable[[], None]] = {}
+        self._busy = False
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     @classmethod
@@ -79,27 +82,55 @@ class Worker(Generic[T]):
 
     @property
     def busy(self) -> bool:
-        """Whether a job is running."""
-        return id(self) in self._running
+        """Whether a job that was asked for is not done."""
+        return self._busy
 
     def submit(self, job: Callable[[], T]) -> Future:
         """Start ``job``; the returned rclpy future can be awaited in a callback of the node."""
         future = Future(executor=self._node.executor)
-        self._running.add(id(self))
-        self._jobs.put((job, future))
+        with self._change:
+            self._busy = True
+            self._running.add(id(self))
+            self._asked = (job, future)
+            self._change.notify()
         return future
+
+    def spare(self, kind: str, job: Callable[[], None]) -> None:
+        """Do ``job``, which must not raise, when there is time; a newer one of its kind takes its
+        place.
+        """
+        with self._change:
+            self._spare[kind] = job
+            self._change.notify()
 
     def _work(self) -> None:
         while True:
-            job, future = self._jobs.get()
-            try:
-                result = job()
-            except Exception as error:
-                self._running.discard(id(self))
-                future.set_exception(error)
-            else:
-                self._running.discard(id(self))
-                future.set_result(result)
-            # The executor polls an awaiting callback only when something happens.
-            if self._node.executor is not None:
-                self._node.executor.wake()
+            with self._change:
+                self._change.wait_for(lambda: self._asked is not None or self._spare)
+                asked, self._asked = self._asked, None
+                self._running.add(id(self))
+                job = None if asked else self._spare.pop(next(iter(self._spare)))
+            if asked is not None:
+                self._answer(*asked)
+            elif job is not None:
+                job()
+                with self._change:
+                    if self._asked is None:
+                        self._running.discard(id(self))
+
+    def _answer(self, job: Callable[[], T], future: Future) -> None:
+        error: Exception | None = None
+        try:
+            result = job()
+        except Exception as problem:
+            error = problem
+        with self._change:
+            self._busy = False
+            self._running.discard(id(self))
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        # The executor polls an awaiting callback only when something happens.
+        if self._node.executor is not None:
+            self._node.executor.wake()

@@ -5,7 +5,7 @@ code.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from torch import nn
@@ -19,10 +19,22 @@ EMBEDDER = "stable_worldmodel.wm.lewm.module.Embedder"
 MLP = "stable_worldmodel.wm.lewm.module.MLP"
 CONV_ENCODER = "worldforge_ros.scorers.encoders.ConvEncoder"
 VIT_ENCODER = "transformers.ViTModel"
+VIT_BY_SIZE = "stable_pretraining.backbone.utils.vit_hf"
 BATCH_NORM = "torch.nn.BatchNorm1d"
 
-_PREDICTOR_KEYS = ("num_frames", "depth", "heads", "mlp_dim", "input_dim", "hidden_dim", "dim_head")
-_EMBEDDER_KEYS = ("input_dim", "smoothed_dim", "emb_dim", "mlp_scale")
+_SAME = {
+    LEWM: ("jepa.JEPA", "stable_worldmodel.wm.lewm.lewm.LeWM"),
+    PREDICTOR: ("module.ARPredictor",),
+    EMBEDDER: ("module.Embedder",),
+    MLP: ("module.MLP",),
+}
+"""Other names of the same classes in published checkpoints: le-wm had them in modules of its own
+before they moved to stable-worldmodel."""
+_PREDICTOR_KEYS = ("num_frames", "depth", "heads", "mlp_dim", "input_dim", "hidden_dim")
+_PREDICTOR_DEFAULTS = {"dim_head": 64}
+_EMBEDDER_KEYS = ("input_dim", "emb_dim")
+_EMBEDDER_DEFAULTS = {"smoothed_dim": 10, "mlp_scale": 4}
+_DROPOUTS = ("dropout", "emb_dropout")
 _MLP_KEYS = ("input_dim", "hidden_dim", "output_dim")
 _VIT_KEYS = (
     "image_size",
@@ -32,8 +44,11 @@ _VIT_KEYS = (
     "num_attention_heads",
     "intermediate_size",
 )
+_VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+"""Width, layers and heads of ``stable_pretraining.backbone.utils.vit_hf``, by ``size``."""
 ENCODERS = ("conv", "vit")
 """Encoders that :func:`default_config` knows."""
+_VIT_FLAGS = ("pretrained", "use_mask_token")
 _LARGEST = 65536
 
 
@@ -106,21 +121,44 @@ def build_lewm(config: object) -> Any:
     top = _entry(config, "config", LEWM)
     parts = ("encoder", "predictor", "action_encoder", "projector", "pred_proj")
     _keys(top, "config", parts)
-    encoder = _encoder(top["encoder"])
-    numbers = {
-        name: _numbers(_entry(top[name], f"config.{name}", target), f"config.{name}", keys)
-        for name, target, keys in (
-            ("predictor", PREDICTOR, _PREDICTOR_KEYS),
-            ("action_encoder", EMBEDDER, _EMBEDDER_KEYS),
-        )
+    encoder, width = _encoder(top["encoder"])
+    path = "config.predictor"
+    entry = _entry(top["predictor"], path, PREDICTOR)
+    _keys(entry, path, _PREDICTOR_KEYS, (*_PREDICTOR_DEFAULTS, "output_dim", *_DROPOUTS))
+    for key in _DROPOUTS:
+        _share(entry.get(key, 0.0), f"{path}.{key}")
+    predictor = {
+        key: _whole(entry.get(key, _PREDICTOR_DEFAULTS.get(key)), f"{path}.{key}")
+        for key in (*_PREDICTOR_KEYS, *_PREDICTOR_DEFAULTS)
+    }
+    if entry.get("output_dim", predictor["input_dim"]) != predictor["input_dim"]:
+        raise _invalid(f"{path}.output_dim", entry["output_dim"], "the same as input_dim")
+    path = "config.action_encoder"
+    entry = _entry(top["action_encoder"], path, EMBEDDER)
+    _keys(entry, path, _EMBEDDER_KEYS, tuple(_EMBEDDER_DEFAULTS))
+    embedder = {
+        key: _whole(entry.get(key, _EMBEDDER_DEFAULTS.get(key)), f"{path}.{key}")
+        for key in (*_EMBEDDER_KEYS, *_EMBEDDER_DEFAULTS)
     }
     heads = {}
     for name in ("projector", "pred_proj"):
         head = _entry(top[name], f"config.{name}", MLP)
         _keys(head, f"config.{name}", (*_MLP_KEYS, "norm_fn"))
-        if head["norm_fn"] != BATCH_NORM:
-            raise _invalid(f"config.{name}.norm_fn", head["norm_fn"], BATCH_NORM)
+        norm = head["norm_fn"]
+        if norm not in (BATCH_NORM, {"_target_": BATCH_NORM, "_partial_": True}):
+            raise _invalid(f"config.{name}.norm_fn", norm, BATCH_NORM)
         heads[name] = {key: _whole(head[key], f"config.{name}.{key}") for key in _MLP_KEYS}
+    dim = heads["projector"]["output_dim"]
+    chain = (
+        ("projector.input_dim", heads["projector"]["input_dim"], width, "encoder"),
+        ("predictor.input_dim", predictor["input_dim"], dim, "projector"),
+        ("action_encoder.emb_dim", embedder["emb_dim"], dim, "projector"),
+        ("pred_proj.input_dim", heads["pred_proj"]["input_dim"], dim, "projector"),
+        ("pred_proj.output_dim", heads["pred_proj"]["output_dim"], dim, "projector"),
+    )
+    for field, found, expected, giver in chain:
+        if found != expected:
+            raise _invalid(f"config.{field}", found, f"{expected}, what the {giver} gives")
     try:
         with warnings.catch_warnings():
             # Importing the package looks for environments that have nothing to do with its models.
@@ -138,30 +176,56 @@ def build_lewm(config: object) -> Any:
         Any,
         LeWM(
             encoder=encoder,
-            predictor=Predictor(**numbers["predictor"]),
-            action_encoder=Embedder(**numbers["action_encoder"]),
+            predictor=Predictor(**predictor),
+            action_encoder=Embedder(**embedder),
             projector=Head(norm_fn=nn.BatchNorm1d, **heads["projector"]),
             pred_proj=Head(norm_fn=nn.BatchNorm1d, **heads["pred_proj"]),
         ),
     )
 
 
-def _encoder(value: object) -> nn.Module:
+def _encoder(value: object) -> tuple[nn.Module, int]:
+    """An encoder and the width of its embeddings."""
     path = "config.encoder"
-    if isinstance(value, Mapping) and value.get("_target_") == VIT_ENCODER:
-        sizes = _numbers(value, path, _VIT_KEYS)
+    target = value.get("_target_") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and target in (VIT_ENCODER, VIT_BY_SIZE):
         from transformers import ViTConfig, ViTModel
 
-        return cast(nn.Module, ViTModel(ViTConfig(**sizes), add_pooling_layer=False))
+        masked = False
+        if target == VIT_ENCODER:
+            sizes = _numbers(value, path, _VIT_KEYS)
+        else:
+            _keys(value, path, ("size",), ("patch_size", "image_size", *_VIT_FLAGS))
+            sizes = _sizes(value, path)
+            masked = value.get("use_mask_token", True)
+        vit = ViTModel(ViTConfig(**sizes), add_pooling_layer=False, use_mask_token=masked)
+        return vit, sizes["hidden_size"]
     entry = _entry(value, path, CONV_ENCODER)
     _keys(entry, path, ("image_size", "channels", "maps", "dim"))
     channels = entry["channels"]
     if not isinstance(channels, list) or not 3 <= len(channels) <= 8:
         raise _invalid(f"{path}.channels", channels, "a list of 3 to 8 whole numbers")
-    return ConvEncoder(
-        channels=tuple(_whole(item, f"{path}.channels") for item in channels),
-        **{key: _whole(entry[key], f"{path}.{key}") for key in ("image_size", "maps", "dim")},
-    )
+    sizes = {key: _whole(entry[key], f"{path}.{key}") for key in ("image_size", "maps", "dim")}
+    widths = tuple(_whole(item, f"{path}.channels") for item in channels)
+    return ConvEncoder(channels=widths, **sizes), sizes["dim"]
+
+
+def _sizes(value: Mapping[str, Any], path: str) -> dict[str, int]:
+    """Of ``vit_hf``, with its defaults; ``pretrained`` only says what was there before training."""
+    if value["size"] not in _VIT_SIZES:
+        raise _invalid(f"{path}.size", value["size"], f"one of {', '.join(_VIT_SIZES)}")
+    for key in _VIT_FLAGS:
+        if not isinstance(value.get(key, False), bool):
+            raise _invalid(f"{path}.{key}", value[key], "true or false")
+    width, layers, heads = _VIT_SIZES[value["size"]]
+    return {
+        "image_size": _whole(value.get("image_size", 224), f"{path}.image_size"),
+        "patch_size": _whole(value.get("patch_size", 16), f"{path}.patch_size"),
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+    }
 
 
 def _invalid(field: str, found: object, expected: str) -> WorldForgeError:
@@ -171,14 +235,23 @@ def _invalid(field: str, found: object, expected: str) -> WorldForgeError:
 def _entry(value: object, path: str, target: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _invalid(path, value, "a mapping")
-    if value.get("_target_") != target:
+    if value.get("_target_") not in (target, *_SAME.get(target, ())):
         raise _invalid(f"{path}._target_", value.get("_target_"), target)
     return value
 
 
-def _keys(value: Mapping[str, Any], path: str, keys: tuple[str, ...]) -> None:
-    if set(value) - {"_target_"} != set(keys):
-        raise _invalid(path, sorted(set(value) - {"_target_"}), f"exactly {sorted(keys)}")
+def _keys(
+    value: Mapping[str, Any], path: str, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> None:
+    found = set(value) - {"_target_"}
+    if not set(keys) <= found <= {*keys, *optional}:
+        more = f" and perhaps {sorted(optional)}" if optional else ""
+        raise _invalid(path, sorted(found), f"exactly {sorted(keys)}{more}")
+
+
+def _share(value: object, path: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise _invalid(path, value, "a number from 0 to below 1")
 
 
 def _numbers(value: Mapping[str, Any], path: str, keys: tuple[str, ...]) -> dict[str, int]:
@@ -190,3 +263,35 @@ def _whole(value: object, path: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
         raise _invalid(path, value, f"a whole number from 1 to {_LARGEST}")
     return value
+
+
+_VIT_RENAMES = (
+    ("encoder.encoder.layer.", "encoder.layers."),
+    (".attention.attention.query.", ".attention.q_proj."),
+    (".attention.attention.key.", ".attention.k_proj."),
+    (".attention.attention.value.", ".attention.v_proj."),
+    (".attention.output.dense.", ".attention.o_proj."),
+    (".intermediate.dense.", ".mlp.fc1."),
+    (".output.dense.", ".mlp.fc2."),
+)
+"""Weights of a ViT in transformers 4 (left) and 5 (right); the order matters."""
+
+
+def fit_names(state: Mapping[str, Any], wanted: Collection[str]) -> dict[str, Any]:
+    """The tensors of ``state`` under the names that ``wanted`` has.
+
+    The Hugging Face ViT names its weights differently in transformers 4 and 5; a checkpoint of
+    either loads with either. Other names are left as they are.
+    """
+    if set(state) == set(wanted):
+        return dict(state)
+    to_new = any(name.startswith("encoder.layers.") for name in wanted)
+    return {_rename(name, to_new): value for name, value in state.items()}
+
+
+def _rename(name: str, to_new: bool) -> str:
+    if not name.startswith(("encoder.encoder.layer.", "encoder.layers.")):
+        return name
+    for old, new in _VIT_RENAMES:
+        name = name.replace(old, new) if to_new else name.replace(new, old)
+    return name

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from worldforge_ros.bridges.world_model import ActionBridge
 from worldforge_ros.observation import ImageArray, Observation
+from worldforge_ros.scorers.contract import ActionSpace
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,26 @@ class Scorer(Protocol):
     def bridge(self) -> ActionBridge:
         """How set-points become the model's actions, with the checkpoint's statistics."""
 
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Objectives that ``score`` takes."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the metadata of every answer says of the model itself."""
+
+    def notice(self, observation: Observation) -> None:
+        """Encode an observation that will probably be scored with, so that ``score`` need not.
+
+        :raises WorldForgeError: as ``score`` for such an observation.
+        """
+
+    def notice_goal(self, goal: ImageArray) -> None:
+        """The same for a goal.
+
+        :raises WorldForgeError: ``IMAGE_SIZE_MISMATCH``.
+        """
+
     def score(
         self,
         history: Sequence[Observation],
@@ -48,13 +69,15 @@ class Scorer(Protocol):
         candidates: npt.ArrayLike,
         action_history: npt.ArrayLike | None = None,
         objective: str = "",
+        space: ActionSpace = ActionSpace.EMBODIMENT,
     ) -> Scores:
         """Cost of every candidate.
 
         :param history: oldest first, exactly ``self.history`` observations.
         :param goal: (height, width, 3) uint8 RGB, same camera.
-        :param candidates: (S, H, J) set-points in m or rad.
-        :param action_history: ((history - 1) * block, J) set-points executed between the frames;
-            None or empty when ``history`` is 1.
+        :param candidates: (S, H, J) set-points in m or rad, or (S, T, block * J) in model space;
+            all in the future of the last observation.
+        :param action_history: ((history - 1) * block, J) set-points executed between the frames,
+            or (history - 1, block * J) in model space; None or empty when ``history`` is 1.
         :raises WorldForgeError: with a specific code; nothing is padded or cut.
         """

@@ -18,6 +18,14 @@ Cost = Callable[[Tensor, Tensor], Tensor]
 
 PROBE_FILE = "pose_probe.safetensors"
 STEPS_FILE = "steps_head.safetensors"
+SCORE_TYPES = {
+    "l2": "summed squared difference of embeddings",
+    "l1": "summed absolute difference of embeddings",
+    "pose": "mean distance of block corners in mm",
+    "scene": "mean distance of block corners and pusher in mm",
+    "steps": "expected control steps to the goal",
+}
+"""What the number of an objective is, for people."""
 CORNERS = 8
 PROBE_OUTPUTS = 2 * CORNERS + 2
 """Eight block corners and the pusher, (x, y) each, in decimetres from the workspace's centre."""

@@ -28,7 +28,7 @@ from worldforge_ros.checkpoints import file_sha256, training_device
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.recording.progress import track
-from worldforge_ros.scorers.lewm import load_lewm
+from worldforge_ros.scorers.lewm import LeWMOptions, load_lewm
 from worldforge_ros.scorers.objectives import (
     CORNERS,
     MM_PER_PROBE_UNIT,
@@ -308,9 +308,8 @@ def run(args: argparse.Namespace) -> int:
         )
     torch.manual_seed(args.seed)
     embodiment = load_embodiment(args.embodiment)
-    scorer = load_lewm(
-        args.world_model, embodiment, str(training_device(args.device)), args.threads
-    )
+    options = LeWMOptions(device=str(training_device(args.device)), threads=args.threads)
+    scorer = load_lewm(args.world_model, embodiment, options)
     document = json.loads((args.world_model / "preprocessing.json").read_text(encoding="utf-8"))
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.out / "images.raw"
