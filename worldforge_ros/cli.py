@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     _demo_arguments(bench)
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+    doctor = _command(
+        commands,
+        "doctor",
+        _run_doctor,
+        "is everything there that scoring needs: modules, settings, checkpoint, device",
+        "worldforge doctor --model-path /path/to/checkpoint",
+    )
+    doctor.add_argument("--embodiment", default="pusht", help="name or path of the file (pusht)")
+    doctor.add_argument("--scorer", default="lewm", help="lewm or jepa_wms (lewm)")
+    for name, text in (
+        ("model-path", "checkpoint, as the parameter of score_node"),
+        ("cache-dir", "folder that run names are relative to"),
+        ("repository", "jepa_wms: folder, or owner/name:commit"),
+        ("device", "torch device"),
+        ("sha256", "SHA-256 that the weights must have"),
+        ("backend", "torch, openvino or upstream"),
+        ("objective", "how the last latent is compared with the goal"),
+    ):
+        doctor.add_argument(f"--{name}", default="", help=text)
+    doctor.add_argument(
+        "--trust-repository", action="store_true", help="jepa_wms: allow its code to run"
+    )
+    doctor.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
 
     version = _command(
         commands, "version", _run_version, "versions of everything involved", "worldforge version"
@@ -386,6 +413,36 @@ def _run_evaluate(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 def _run_quality(parsed: argparse.Namespace, rest: list[str]) -> int:
     return _delegate("worldforge_ros.evaluation.quality", parsed.prog, parsed, rest)
+
+
+def _run_doctor(parsed: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldforge_ros.embodiment import load_embodiment
+    from worldforge_ros.health import check_scorer
+    from worldforge_ros.scorers.loading import scorer_config
+
+    _no_rest(rest)
+    given = {name: getattr(parsed, name) for name in ("model_path", "cache_dir", "repository")}
+    config = scorer_config(
+        parsed.scorer,
+        {**given, "device": parsed.device},
+        os.environ,
+        sha256=parsed.sha256,
+        backend=parsed.backend,
+        objective=parsed.objective,
+        trust_repository=parsed.trust_repository,
+    )
+    checks = check_scorer(config, load_embodiment(parsed.embodiment))
+    table = Table("", "check", "finding", "code", box=None)
+    for check in checks:
+        mark = {"ok": "ok", "warning": "?", "error": "!"}[check.level]
+        table.add_row(mark, check.name, check.message, check.code)
+    Console().print(table)
+    if parsed.json:
+        print(json.dumps({"checks": [asdict(check) for check in checks]}))
+    return EXIT_FAILED if any(check.level == "error" for check in checks) else EXIT_OK
 
 
 def _delegate(name: str, prog: str, parsed: argparse.Namespace, rest: list[str]) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from worldforge_ros.checkpoints import file_sha256, torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.resources import resolve_path
+from worldforge_ros.scorers.checkpoint import check_hash, find_checkpoint
 from worldforge_ros.scorers.loading import ScorerConfig, load_scorer
 
 Level = Literal["ok", "warning", "error"]
@@ -42,10 +45,13 @@ def check_scorer(config: ScorerConfig, embodiment: Embodiment, loaded: str = "")
         checks += [_auto_cost_model(), _openvino(config.backend)]
     checks += _settings(config)
     if loaded:
-        checks.append(Check("world model", "ok", f"loaded: {loaded}"))
-    else:
-        checks.append(_loads(config, embodiment))
-    return checks
+        return [*checks, Check("world model", "ok", f"loaded: {loaded}")]
+    there = [_attempt("device", lambda: _device(config))]
+    if config.scorer == "lewm":
+        there.append(_attempt("checkpoint", lambda: _checkpoint(config)))
+    if any(check.level == "error" for check in there):
+        return [*checks, *there]
+    return [*checks, *there, _attempt("world model", lambda: _loaded(config, embodiment))]
 
 
 def _import(name: str) -> object:
@@ -110,15 +116,32 @@ def _settings(config: ScorerConfig) -> list[Check]:
     return checks
 
 
-def _loads(config: ScorerConfig, embodiment: Embodiment) -> Check:
-    name = "world model"
+def _device(config: ScorerConfig) -> str:
+    return f"{torch_device(config.value('device'))} can be used"
+
+
+def _checkpoint(config: ScorerConfig) -> str:
+    path = str(resolve_path(config.value("model_path")))
+    checkpoint = find_checkpoint(path, config.value("cache_dir"))
+    check_hash(checkpoint, file_sha256(checkpoint.weights), config.sha256)
+    hashed = "the hash asked for" if config.sha256 else "no hash asked for"
+    return f"{checkpoint.kind}, {hashed}"
+
+
+def _loaded(config: ScorerConfig, embodiment: Embodiment) -> str:
+    return f"loads: {load_scorer(config, embodiment).model_id}"
+
+
+def _attempt(name: str, action: Callable[[], str]) -> Check:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model_id = load_scorer(config, embodiment).model_id
+            return Check(name, "ok", action())
     except WorldForgeError as error:
         return Check(name, "error", error.message, str(error.code))
+    except ImportError as error:
+        text = f"import of {error.name} failed ({error})"
+        return Check(name, "error", text, str(ErrorCode.DEPENDENCY_MISSING))
     except Exception as error:
         # Whatever a checkpoint's own code raises is a finding too.
         return Check(name, "error", f"{type(error).__name__}: {error}", str(ErrorCode.INTERNAL))
-    return Check(name, "ok", f"loads: {model_id}")

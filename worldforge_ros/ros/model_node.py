@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from abc import abstractmethod
@@ -133,6 +134,9 @@ class ModelNode(LifecycleNode, Generic[M]):
     def _timed_load(self) -> M:
         started = time.monotonic()
         model = self.load()
+        # What is loaded stays: the collector need not walk through it in the middle of a request.
+        gc.collect()
+        gc.freeze()
         self.get_logger().info(f"model loaded and warmed in {time.monotonic() - started:.1f} s")
         return model
 

@@ -112,6 +112,47 @@ def default_config(
     }
 
 
+def published_config(action_dim: int) -> dict[str, Any]:
+    """The LeWorldModel of the paper (18 million parameters) as its ``config.json`` on the hub."""
+
+    def head() -> dict[str, Any]:
+        return {
+            "_target_": MLP,
+            "input_dim": 192,
+            "hidden_dim": 2048,
+            "output_dim": 192,
+            "norm_fn": {"_target_": BATCH_NORM, "_partial_": True},
+        }
+
+    return {
+        "_target_": LEWM,
+        "encoder": {
+            "_target_": VIT_BY_SIZE,
+            "size": "tiny",
+            "patch_size": 14,
+            "image_size": 224,
+            "pretrained": False,
+            "use_mask_token": False,
+        },
+        "predictor": {
+            "_target_": PREDICTOR,
+            "num_frames": 3,
+            "input_dim": 192,
+            "hidden_dim": 192,
+            "output_dim": 192,
+            "depth": 6,
+            "heads": 16,
+            "mlp_dim": 2048,
+            "dim_head": 64,
+            "dropout": 0.1,
+            "emb_dropout": 0.0,
+        },
+        "action_encoder": {"_target_": EMBEDDER, "input_dim": action_dim, "emb_dim": 192},
+        "projector": head(),
+        "pred_proj": head(),
+    }
+
+
 def build_lewm(config: object) -> Any:
     """A ``stable_worldmodel.wm.lewm.LeWM`` with random weights from a configuration tree.
 

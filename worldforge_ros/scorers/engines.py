@@ -240,7 +240,9 @@ class OpenVinoEnds:
             example = torch.zeros(context.shape), torch.zeros((3, *blocks.shape[1:]))
             trace: Any = torch.jit.trace
             traced = trace(self._module, example, check_trace=False)
-            graph = self._frontend.convert(self._frontend.load(self._decoder(traced)))
+            # A name of its own: the front end does not keep the decoder alive while it converts.
+            decoder = self._decoder(traced)
+            graph = self._frontend.convert(self._frontend.load(decoder))
         first, second = graph.inputs
         graph.reshape(
             {
