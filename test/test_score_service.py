@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +51,10 @@ class Caller:
     def __call__(self, request: Any, timeout: float = 10.0) -> Any:
         for _ in range(3):
             future = self._client.call_async(request)
-            self._ros.executor.spin_until_future_complete(future, timeout)
+            deadline = time.monotonic() + timeout
+            # Not spin_until_future_complete: it keeps every finished task (rclpy 7.1.6).
+            while not future.done() and time.monotonic() < deadline:
+                self._ros.executor.spin_once(timeout_sec=0.5)
             if future.done():
                 return future.result()
             self._client.remove_pending_request(future)
@@ -224,7 +228,7 @@ def test_what_the_node_received_counts_while_it_is_fresh(shared: Ros, score: Cal
 def refine_request(**fields: Any) -> Any:
     return request_of(
         RefineCandidates,
-        **{"samples": 16, "iterations": 6, "elites": 4, "spread": 1.0, "seed": 3, **fields},
+        **{"samples": 16, "iterations": 6, "elites": 4, "spread": 0.3, "seed": 3, **fields},
     )
 
 
@@ -359,8 +363,9 @@ def corrupt_image(draw: Any, image: Image) -> None:
     elif kind == "short":
         image.data = image.data[: draw(st.integers(1, len(image.data) - 1))]
     elif kind == "encoding":
+        # Not mono16: with these bytes and this step that is a picture with padded rows.
         image.encoding = draw(
-            st.sampled_from(["", "rgb16", "bayer", "yuv", "32FC1", "RGB8", "mono16", "\u00e9"])
+            st.sampled_from(["", "rgb16", "bayer", "yuv", "32FC1", "RGB8", "\u00e9"])
         )
     elif kind == "empty data":
         image.data = array.array("B")

@@ -60,17 +60,16 @@ def refine(
 
     Samples that break joint limits rank behind those that keep them, as in the planner's search.
 
+    :param spread: least standard deviation of the second iteration, 1 being that of the actions in
+        the training data; that of the cheapest candidates where it is larger.
     :param budget: seconds; no iteration begins that would, as long as the longest before it, end
         later. 0 sets no limit.
     :raises WorldForgeError: what the scorer raises for the candidates, or ``INVALID_ARGUMENT``.
     """
     started = clock()
-    if not np.isfinite(spread) or not np.isfinite(budget) or budget < 0:
+    if not np.isfinite(budget) or budget < 0:
         raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            "spread and budget",
-            found=f"{spread} and {budget}",
-            expected="finite, the budget not below 0",
+            ErrorCode.INVALID_ARGUMENT, "budget", found=f"{budget} s", expected="0 or more"
         )
     # The first iteration checks everything, in the words of the space that was asked for.
     scores = scorer.score(
@@ -91,7 +90,7 @@ def refine(
         iterations=iterations,
         elites=elites,
         blocks=setpoints.shape[1] // bridge.block,
-        spread=spread,
+        smallest=spread,
     )
     search = CrossEntropySearch(settings, bridge, embodiment, now, rng, setpoints)
     best = _Best(elites)

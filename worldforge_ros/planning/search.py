@@ -26,7 +26,7 @@ SOURCES = ("policy", "cem", "cem+policy")
 """``policy`` proposes; ``cem`` searches the world model without one; ``cem+policy`` searches on
 from the policy's candidates."""
 SMALLEST_STD = 0.05
-"""Of a search that starts from a policy's candidates, in standard deviations of an action."""
+"""By default, of a search that starts from a policy's candidates."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class SearchSettings:
     ``spread`` scales the standard deviation that ``cem`` starts with, 1 being that of the actions
     in the training data. ``correlation`` is that of the noise of one step with the noise of the
     next: above 0 samples go somewhere instead of trembling (iCEM, arXiv 2008.06389, draws coloured
-    noise for the same reason); LeWorldModel's planner draws every step anew.
+    noise for the same reason); LeWorldModel's planner draws every step anew. ``smallest`` is the
+    least standard deviation of a search from candidates, in that of the training data.
     """
 
     samples: int = 300
@@ -45,6 +46,7 @@ class SearchSettings:
     blocks: int = 5
     spread: float = 1.0
     correlation: float = 0.0
+    smallest: float = SMALLEST_STD
 
     def __post_init__(self) -> None:
         for name, low in (("samples", 2), ("iterations", 1), ("elites", 2), ("blocks", 1)):
@@ -52,8 +54,9 @@ class SearchSettings:
                 raise _invalid(name, getattr(self, name), f"{low} or more")
         if self.elites > self.samples:
             raise _invalid("elites", self.elites, f"at most the {self.samples} samples")
-        if not self.spread > 0.0:
-            raise _invalid("spread", self.spread, "above 0")
+        for name in ("spread", "smallest"):
+            if not 0.0 < getattr(self, name) < np.inf:
+                raise _invalid(name, getattr(self, name), "above 0 and finite")
         if not 0.0 <= self.correlation < 1.0:
             raise _invalid("correlation", self.correlation, "0 or more and below 1")
 
@@ -177,7 +180,9 @@ class CrossEntropySearch:
             # A policy's candidates may pass the block on different sides, where a mean makes no
             # sense: go on around the best one.
             self._mean = elites[0]
-            self._std = np.maximum(self._settings.spread * elites.std(axis=0), SMALLEST_STD)
+            self._std = np.maximum(
+                self._settings.spread * elites.std(axis=0), self._settings.smallest
+            )
         else:
             self._mean = elites.mean(axis=0)
             self._std = elites.std(axis=0, ddof=1)

@@ -296,7 +296,7 @@ class JepaWmsScorer:
             raise mismatch(
                 ErrorCode.OBJECTIVE_UNKNOWN,
                 "objective",
-                found=f"'{objective}'",
+                found=repr(objective),
                 expected=f"empty or one of {', '.join(OBJECTIVES)} for {self.model_id}",
             )
         if space is ActionSpace.MODEL and not self._options.actions_are_normalized:

@@ -278,7 +278,7 @@ class LeWMScorer:
             raise mismatch(
                 ErrorCode.OBJECTIVE_UNKNOWN,
                 "objective",
-                found=f"'{name}'",
+                found=repr(name),
                 expected=f"empty or one of {', '.join(self.objectives)} for {self.model_id}",
             )
         return chosen
