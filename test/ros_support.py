@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -114,11 +115,12 @@ class NodeProcess:
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
         }
+        # Not a pipe: nobody reads it while the test runs, and a full one would stop the node.
+        self._output = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  closed at the exit
         self.process = subprocess.Popen(
             [*command, *settings, *arguments],
             env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
         )
 
@@ -130,8 +132,11 @@ class NodeProcess:
 
     def finish(self, timeout: float = 60.0) -> tuple[int, str]:
         """Wait for the process to end by itself."""
-        output, _ = self.process.communicate(timeout=timeout)
-        return self.process.returncode, output
+        return self.process.wait(timeout=timeout), self._printed()
+
+    def _printed(self) -> str:
+        self._output.seek(0)
+        return self._output.read()
 
     def __enter__(self) -> NodeProcess:
         return self
@@ -144,6 +149,7 @@ class NodeProcess:
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        output, _ = self.process.communicate(timeout=10)
+        self.process.wait(timeout=10)
         # pytest shows it with a failed test only.
-        print(f"--- output of {self.process.args}\n{output}")
+        print(f"--- output of {self.process.args!r}\n{self._printed()}")
+        self._output.close()

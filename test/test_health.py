@@ -60,6 +60,17 @@ def test_the_import_that_really_failed_is_named(
     assert "import of deep_inside_is_missing failed" in found.message
 
 
+def test_a_module_that_is_broken_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tensordict.py").write_text("raise OSError('libtorch.so: cannot open')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensordict", raising=False)
+    found = check("jepa_wms", loaded="x")["module tensordict"]
+    assert found.level == "error"
+    assert "libtorch.so" in found.message
+
+
 def test_auto_cost_model_absent_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     import stable_worldmodel.policy
 

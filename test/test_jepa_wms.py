@@ -493,6 +493,28 @@ def test_repositories_that_are_refused(
     assert info.value.code is code
 
 
+def test_the_hash_of_the_parameters_can_be_pinned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from worldforge_ros.scorers.loading import load_scorer, scorer_config
+
+    model = EncPredWM()
+    model.register_buffer("scalar", torch.tensor(3))
+    monkeypatch.setattr(
+        "worldforge_ros.scorers.jepa_wms.load_jepa_wms",
+        lambda embodiment, options: load(model),
+    )
+    digest = load(model).facts["sha256"]
+    for wanted, works in ((digest, True), (digest.upper(), True), ("0" * 64, False)):
+        config = scorer_config("jepa_wms", {"model_path": "x"}, {}, sha256=wanted)
+        if works:
+            assert load_scorer(config, embodiment_of()).facts["sha256"] == digest
+            continue
+        with pytest.raises(WorldForgeError) as info:
+            load_scorer(config, embodiment_of())
+        assert info.value.code is ErrorCode.CHECKPOINT_UNTRUSTED
+
+
 def test_a_local_repository_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("runtime_for_this_test")
     module.make = lambda: (EncPredWM(), Preprocessor())  # type: ignore[attr-defined]

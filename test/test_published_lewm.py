@@ -281,7 +281,7 @@ def test_trap_of_mixed_goals(reference: Any) -> None:
     right = get_cost(reference, scene, BLOCKS[:2])
     assert not np.allclose(mixed[0], right, rtol=1e-3), "upstream has the trap"
     with pytest.raises(WorldForgeError) as info_:
-        one_batch(np.zeros((2, 2, 25, 2), np.float32), most=9)
+        one_batch(np.zeros((2, 2, 25, 2), np.float32), most=9, longest=25)
     assert info_.value.code is ErrorCode.BATCH_SIZE_UNSUPPORTED
 
 
@@ -414,6 +414,13 @@ def test_object_checkpoints_load_by_hash_only(
     np.testing.assert_allclose(
         costs(loaded, observations(1)), costs(scorer, observations(1)), rtol=1e-4
     )
+    # Upstream would prefer a folder of that name, and load what is in it without a hash.
+    (home / "checkpoints" / "lewm").mkdir()
+    (home / "checkpoints" / "lewm" / "other_object.ckpt").write_bytes(b"not what was hashed")
+    again = load_lewm(str(home / "checkpoints"), embodiment_of(), LeWMOptions(sha256=digest))
+    np.testing.assert_array_equal(costs(again, observations(1)), costs(loaded, observations(1)))
+    (home / "checkpoints" / "lewm" / "other_object.ckpt").unlink()
+    (home / "checkpoints" / "lewm").rmdir()
     with pytest.raises(WorldForgeError, match="only its own code can run it"):
         load_lewm("lewm", embodiment_of(), LeWMOptions(sha256=digest, backend="torch"))
     monkeypatch.delattr("stable_worldmodel.policy.AutoCostModel")

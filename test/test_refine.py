@@ -40,9 +40,13 @@ class Clock:
 class ByDistance:
     """Costs are the distance of the last set-point from a target; each call takes a second."""
 
+    blocks_are_normalised = True
+
     def __init__(self, clock: Clock, spoil: Sequence[int] = ()) -> None:
         self.bridge = ActionBridge.of(PUSHT, [0.0, 0.0], [0.3, 0.3])
         self.calls: list[int] = []
+        self.spaces: list[ActionSpace] = []
+        self.fails_after = -1
         self._clock = clock
         self._spoil = list(spoil)
 
@@ -58,7 +62,10 @@ class ByDistance:
         values = np.asarray(candidates, np.float64)
         if space is ActionSpace.MODEL:
             values = self.bridge.blocks_to_setpoints(values, NOW.position, NOW.velocity)
+        self.spaces.append(space)
         self._clock.now += 1.0
+        if len(self.calls) == self.fails_after:
+            raise WorldForgeError(ErrorCode.MODEL_FAILED, "worn out")
         self.calls.append(len(values))
         costs = np.linalg.norm(values[:, -1] - TARGET, axis=1).astype(np.float32)
         costs[self._spoil] = np.nan
@@ -145,9 +152,49 @@ def test_model_space_in_and_out() -> None:
     native = run(scorer, clock, candidates=blocks, space=ActionSpace.MODEL)
     plain = run(ByDistance(clock), clock)
     assert native.candidates.shape == (5, 2, 10)
+    assert set(scorer.spaces) == {ActionSpace.MODEL}, "with the caller's own action history"
     np.testing.assert_allclose(native.costs, plain.costs, atol=1e-5)
     back = scorer.bridge.blocks_to_setpoints(native.candidates, NOW.position, NOW.velocity)
     np.testing.assert_allclose(back, plain.candidates, atol=1e-4)
+
+
+def test_raw_blocks_are_refused() -> None:
+    clock = Clock()
+    scorer = ByDistance(clock)
+    scorer.blocks_are_normalised = False
+    with pytest.raises(WorldForgeError, match="not normalised"):
+        run(scorer, clock, candidates=np.zeros((1, 2, 10)), space=ActionSpace.MODEL)
+    assert run(scorer, clock).iterations == 12, "set-points go through the bridge"
+
+
+def test_an_error_later_ends_with_the_best_so_far() -> None:
+    clock = Clock()
+    scorer = ByDistance(clock)
+    scorer.fails_after = 3
+    found = run(scorer, clock)
+    assert (found.iterations, found.expired) == (3, False)
+    assert found.metadata["ended_by"] == "MODEL_FAILED"
+    scorer = ByDistance(clock)
+    scorer.fails_after = 0
+    with pytest.raises(WorldForgeError, match="worn out"):
+        run(scorer, clock)
+
+
+def test_a_candidate_without_a_cost_never_beats_one_with() -> None:
+    clock = Clock()
+    outside = np.broadcast_to([0.6, 0.6], (2, 10, 2))
+    given = np.concatenate([np.repeat(HOLD, 2, axis=0), outside])
+    found = run(ByDistance(clock, spoil=[0, 1]), clock, candidates=given, iterations=1, elites=2)
+    assert len(found.costs) == 2
+    np.testing.assert_allclose(found.candidates, outside)
+
+
+def test_bad_settings_cost_no_pass_of_the_model() -> None:
+    clock = Clock()
+    scorer = ByDistance(clock)
+    with pytest.raises(WorldForgeError):
+        run(scorer, clock, samples=1)
+    assert scorer.calls == []
 
 
 @pytest.mark.parametrize(

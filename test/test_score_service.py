@@ -135,6 +135,13 @@ def blocks_of(setpoints: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return scorer.bridge.setpoints_to_blocks(setpoints, now.position, now.velocity)
 
 
+def test_a_candidate_has_a_longest_horizon(score: Caller) -> None:
+    for blocks, code in ((64, ""), (65, "HORIZON_INVALID")):
+        setpoints = np.broadcast_to(START_POSITION, (1, 1, 5 * blocks, 2))
+        reply = score(request_of(candidates=convert.tensor_to_msg(setpoints)))
+        assert reply.error_code == code, reply.message
+
+
 def test_model_space_takes_blocks_as_they_are(score: Caller) -> None:
     blocks = blocks_of(SETPOINTS)
     native = score(
@@ -420,7 +427,9 @@ def corrupt_history(draw: Any, request: Any) -> None:
 def corrupt_candidates(draw: Any, request: Any) -> None:
     tensor = request.candidates
     kind = draw(
-        st.sampled_from(["rank", "batch", "many", "width", "horizon", "value", "length", "shape"])
+        st.sampled_from(
+            ["rank", "batch", "many", "width", "horizon", "value", "length", "shape", "impossible"]
+        )
     )
     if kind == "rank":
         shape = draw(st.lists(st.integers(0, 4), max_size=6).filter(lambda value: len(value) != 4))
@@ -449,6 +458,11 @@ def corrupt_candidates(draw: Any, request: Any) -> None:
     elif kind == "length":
         cut = draw(st.integers(0, len(tensor.data) - 1))
         tensor.data = tensor.data[:cut]
+    elif kind == "impossible":
+        shape = draw(st.sampled_from([[1] * 65, [0, *[2**32 - 1] * 3], [1, 2, 325, 2]]))
+        count = 1300 if 325 in shape else min(1, *shape)
+        request.candidates.shape = shape
+        request.candidates.data = array.array("f", [0.0] * count)
     else:
         tensor.shape = draw(
             st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4).filter(

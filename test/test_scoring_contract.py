@@ -36,10 +36,12 @@ def test_only_one_batch_of_samples_gets_through(shape: tuple[int, ...]) -> None:
         expected = ErrorCode.NO_CANDIDATES
     elif shape[1] > 3:
         expected = ErrorCode.TOO_MANY_CANDIDATES
+    elif shape[2] > 2:
+        expected = ErrorCode.HORIZON_INVALID
     else:
-        assert one_batch(np.zeros(shape, np.float32), most=3).shape == shape[1:]
+        assert one_batch(np.zeros(shape, np.float32), most=3, longest=2).shape == shape[1:]
         return
-    assert code_of(lambda: one_batch(np.zeros(shape, np.float32), most=3)) is expected
+    assert code_of(lambda: one_batch(np.zeros(shape, np.float32), 3, 2)) is expected
 
 
 @given(

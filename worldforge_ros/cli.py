@@ -151,8 +151,22 @@ def _parser() -> argparse.ArgumentParser:
         ("sha256", "SHA-256 that the weights must have"),
         ("backend", "torch, openvino or upstream"),
         ("objective", "how the last latent is compared with the goal"),
+        ("precision", "float32 or bfloat16"),
     ):
         doctor.add_argument(f"--{name}", default="", help=text)
+    doctor.add_argument(
+        "--proprio-weight",
+        type=float,
+        default=0.1,
+        help="jepa_wms: weight of joint state (0.1)",
+    )
+    doctor.add_argument(
+        "--goal-proprio",
+        type=float,
+        nargs="*",
+        default=[],
+        help="jepa_wms: the goal's joint state",
+    )
     doctor.add_argument(
         "--trust-repository", action="store_true", help="jepa_wms: allow its code to run"
     )
@@ -432,6 +446,9 @@ def _run_doctor(parsed: argparse.Namespace, rest: list[str]) -> int:
         sha256=parsed.sha256,
         backend=parsed.backend,
         objective=parsed.objective,
+        precision=parsed.precision or "float32",
+        proprio_weight=parsed.proprio_weight,
+        goal_proprio=tuple(parsed.goal_proprio),
         trust_repository=parsed.trust_repository,
     )
     checks = check_scorer(config, load_embodiment(parsed.embodiment))

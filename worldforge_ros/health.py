@@ -63,13 +63,15 @@ def _import(name: str) -> object:
 def _module(name: str) -> Check:
     try:
         module = _import(name)
-    except ImportError as error:
-        # The import that failed may be another one, deeper inside.
+    except Exception as error:
+        # The import that failed may be another one, deeper inside; and a library that is there but
+        # broken raises what it likes.
         culprit = getattr(error, "name", None) or name
+        text = " ".join(str(error).split()) or type(error).__name__
         return Check(
             f"module {name}",
             "error",
-            f"import of {culprit} failed ({' '.join(str(error).split())})",
+            f"import of {culprit} failed ({text})",
             str(ErrorCode.DEPENDENCY_MISSING),
         )
     version = getattr(module, "__version__", "")
@@ -81,8 +83,8 @@ def _auto_cost_model() -> Check:
     try:
         found = hasattr(_import("stable_worldmodel.policy"), "AutoCostModel")
         problem = "absent"
-    except ImportError as error:
-        found, problem = False, f"import of {error.name} failed"
+    except Exception as error:
+        found, problem = False, f"import failed ({type(error).__name__})"
     if found:
         return Check(name, "ok", "there: object checkpoints can be loaded")
     return Check(

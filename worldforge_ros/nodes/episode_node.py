@@ -43,6 +43,7 @@ from worldforge_ros.recording.summary import (
 from worldforge_ros.resources import resolve_path
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.parameters import Parameters
+from worldforge_ros.scorers.checkpoint import find_checkpoint
 from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE
 from worldforge_ros.srv import ProposeActions, ScoreCandidates
 
@@ -117,9 +118,13 @@ class EpisodeNode(Node):
                 expected=f"above 0 and at most {LONGEST_RECORDING:g} when recording",
             )
         self._checkpoints: dict[str, str] = {}
-        for name, path in (("policy", policy_path), ("world_model", model_path)):
-            if path:
-                self._checkpoints.update(checkpoint_hashes(name, resolve_path(path)))
+        if policy_path:
+            self._checkpoints.update(checkpoint_hashes("policy", resolve_path(policy_path)))
+        if model_path:
+            world_model = find_checkpoint(str(resolve_path(model_path)))
+            single = world_model.kind == "object"
+            path = world_model.weights if single else world_model.folder
+            self._checkpoints.update(checkpoint_hashes("world_model", path))
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self._output_dir = Path(output_dir).expanduser() if output_dir else Path("runs") / now
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_msgs.srv import SelfTest
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
@@ -48,6 +49,9 @@ class ScoreNode(ModelNode[Scorer]):
         parameters = self.parameters
         self._max_candidates = parameters.integer(
             "max_candidates", 4096, "most candidates a request may hold", minimum=1, maximum=65536
+        )
+        self._max_blocks = parameters.integer(
+            "max_blocks", 64, "most blocks a candidate may be long", minimum=1, maximum=4096
         )
         self._max_goal_age = parameters.number(
             "max_goal_age",
@@ -179,6 +183,14 @@ class ScoreNode(ModelNode[Scorer]):
         self.diagnostics.set(**scorer.facts)
         return scorer
 
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Answer requests from now on; what arrived before is encoded first."""
+        result = super().on_activate(state)
+        if self._encode_on_arrival and self._goal is not None:
+            goal, _ = self._goal
+            self.spare("goal", lambda model: model.notice_goal(goal), "encoding the goal")
+        return result
+
     def _on_observation(self, message: ObservationMsg) -> None:
         try:
             observation = convert.observation_from_msg(message, self.embodiment)
@@ -213,7 +225,7 @@ class ScoreNode(ModelNode[Scorer]):
 
         def prepare(scorer: Scorer) -> Callable[[], None]:
             scene, ages = self._scene(request, scorer)
-            candidates = self._candidates(request)
+            candidates = self._candidates(request, scorer)
             return lambda: fill(scorer, scene, candidates, ages)
 
         def fill(scorer: Scorer, scene: Scene, candidates: Any, ages: dict[str, str]) -> None:
@@ -241,7 +253,7 @@ class ScoreNode(ModelNode[Scorer]):
 
         def prepare(scorer: Scorer) -> Callable[[], None]:
             scene, ages = self._scene(request, scorer)
-            candidates = self._candidates(request)
+            candidates = self._candidates(request, scorer)
             self._check_effort(request)
             budget = convert.duration_to_seconds(request.budget)
             seed = None if request.seed == -1 else request.seed
@@ -299,7 +311,7 @@ class ScoreNode(ModelNode[Scorer]):
                 )
             )
         except WorldForgeError as error:
-            checks = [Check("world model", "warning", error.message, str(error.code))]
+            checks = [Check("world model", "error", error.message, str(error.code))]
         except Exception as error:
             wrapped = self.diagnostics.unexpected(error, "checking the health")
             checks = [Check("health", "error", wrapped.message, str(wrapped.code))]
@@ -344,9 +356,12 @@ class ScoreNode(ModelNode[Scorer]):
         age = (now - history[-1].stamp) / NANOSECONDS if history else float("nan")
         return scene, {"history_age_s": f"{age:.3f}", "goal_age_s": goal_age}
 
-    def _candidates(self, request: Any) -> Any:
+    def _candidates(self, request: Any, scorer: Scorer) -> Any:
+        steps = 1 if request.action_space == request.MODEL else scorer.block
         return one_batch(
-            convert.tensor_from_msg(request.candidates, "candidates"), self._max_candidates
+            convert.tensor_from_msg(request.candidates, "candidates"),
+            self._max_candidates,
+            self._max_blocks * steps,
         )
 
     def _goal_of(self, request: Any, now: int) -> tuple[ImageArray, str]:

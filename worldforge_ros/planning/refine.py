@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import Embodiment
-from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation
 from worldforge_ros.planning.handover import Handover
 from worldforge_ros.planning.search import CrossEntropySearch, SearchSettings
-from worldforge_ros.scorers.base import Scorer
+from worldforge_ros.scorers.base import Scorer, Scores
 from worldforge_ros.scorers.contract import ActionSpace, check_actions
 
 
@@ -58,68 +58,77 @@ def refine(
 ) -> Refined:
     """Search on from candidates (S, H, A), at least one iteration.
 
-    Samples that break joint limits rank behind those that keep them, as in the planner's search.
+    Samples that break position or velocity limits within their horizon rank behind those that keep
+    them. Whether the robot can get onto a candidate from what it executes is the caller's to judge.
 
     :param spread: least standard deviation of the second iteration, 1 being that of the actions in
         the training data; that of the cheapest candidates where it is larger.
     :param budget: seconds; no iteration begins that would, as long as the longest before it, end
         later. 0 sets no limit.
-    :raises WorldForgeError: what the scorer raises for the candidates, or ``INVALID_ARGUMENT``.
+    :raises WorldForgeError: what the scorer raises for the candidates, or ``INVALID_ARGUMENT``. An
+        error after the first iteration ends the search with the best so far.
     """
     started = clock()
     if not np.isfinite(budget) or budget < 0:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT, "budget", found=f"{budget} s", expected="0 or more"
         )
-    # The first iteration checks everything, in the words of the space that was asked for.
-    scores = scorer.score(
-        scene.history,
-        scene.goal,
-        candidates,
-        scene.action_history,
-        scene.objective,
-        scene.space,
-    )
     bridge, now = scorer.bridge, scene.history[-1]
     model = scene.space is ActionSpace.MODEL
-    width = bridge.block * bridge.joints if model else bridge.joints
-    given = check_actions("candidates", candidates, width)
-    setpoints = bridge.blocks_to_setpoints(given, now.position, now.velocity) if model else given
+    if model and not scorer.blocks_are_normalised:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "action_space",
+            found="MODEL with actions that are not normalised",
+            expected="normalised blocks, or EMBODIMENT, to draw further candidates from",
+        )
+    given = check_actions(
+        "candidates", candidates, bridge.block * bridge.joints if model else bridge.joints
+    )
     settings = SearchSettings(
         samples=samples,
         iterations=iterations,
         elites=elites,
-        blocks=setpoints.shape[1] // bridge.block,
+        blocks=given.shape[1] if model else max(1, given.shape[1] // bridge.block),
         smallest=spread,
     )
+
+    def price(values: npt.ArrayLike) -> Scores:
+        return scorer.score(
+            scene.history, scene.goal, values, scene.action_history, scene.objective, scene.space
+        )
+
+    # The first iteration checks everything, in the words of the space that was asked for.
+    scores = price(given)
+    metadata = {key: value for key, value in scores.metadata.items() if key != "unscored"}
+    setpoints = bridge.blocks_to_setpoints(given, now.position, now.velocity) if model else given
     search = CrossEntropySearch(settings, bridge, embodiment, now, rng, setpoints)
-    best = _Best(elites)
-    longest, done, costs = 0.0, 0, scores.costs
+    search.ask()
+    asked = setpoints.astype(np.float32)
+    best, done = _Best(elites), 0
+    longest, begun = 0.0, started
     while True:
-        asked = search.ask() if done else _first(search, setpoints)
-        begun = clock()
-        if done:
-            scores = scorer.score(
-                scene.history, scene.goal, asked, scene.action_history, scene.objective
-            )
-            costs = scores.costs
-        search.tell(costs, _in_place(asked, now.stamp))
-        best.add(search.found.candidates, search.found.costs, search.found.executable)
+        search.tell(scores.costs, _in_place(asked, now.stamp))
+        found = search.found
+        best.add(found.candidates, found.costs, found.executable)
         done += 1
         ended = clock()
-        longest = max(longest, ended - (begun if done > 1 else started))
-        expired = budget > 0 and ended - started + longest > budget
-        if search.done or expired:
+        longest = max(longest, ended - begun)
+        if search.done or 0 < budget < ended - started + longest:
             break
-    found = best.candidates
+        begun, asked = ended, search.ask()
+        try:
+            scores = price(
+                bridge.setpoints_to_blocks(asked, now.position, now.velocity) if model else asked
+            )
+        except WorldForgeError as error:
+            metadata["ended_by"] = str(error.code)
+            break
+    chosen = best.candidates
     if model:
-        found = bridge.setpoints_to_blocks(found, now.position, now.velocity).astype(np.float32)
-    return Refined(found, best.costs, done, not search.done, scores.metadata)
-
-
-def _first(search: CrossEntropySearch, setpoints: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    search.ask()
-    return np.asarray(setpoints, dtype=np.float32)
+        chosen = bridge.setpoints_to_blocks(chosen, now.position, now.velocity).astype(np.float32)
+    expired = not search.done and "ended_by" not in metadata
+    return Refined(chosen, best.costs, done, expired, metadata)
 
 
 def _in_place(candidates: npt.NDArray[np.float32], stamp: int) -> Handover:

@@ -167,7 +167,9 @@ class CrossEntropySearch:
             )
         excess = violation(handover.candidates, self._bridge.step, self._embodiment)
         excess = excess + np.where(handover.reachable, 0.0, 1.0)
-        order = np.lexsort((np.where(np.isfinite(values), values, np.inf), excess))
+        # What has no cost is no better for keeping the limits.
+        excess = np.where(np.isfinite(values), excess, np.inf)
+        order = np.lexsort((values, excess))
         order = order[: self._settings.elites]
         elites = self._asked[order]
         self._best = Found(

@@ -67,7 +67,8 @@ def tensor_to_msg(values: npt.ArrayLike) -> Tensor:
 def tensor_from_msg(message: Tensor, field: str) -> npt.NDArray[np.float32]:
     """The array of a Tensor message: a read-only view of its data, float32. No shape means empty.
 
-    :raises WorldForgeError: ``TENSOR_DATA_LENGTH`` when data and shape disagree.
+    :raises WorldForgeError: ``TENSOR_DATA_LENGTH`` when data and shape disagree,
+        ``TENSOR_SHAPE_MISMATCH`` for a shape that no array can have.
     """
     shape = tuple(int(size) for size in message.shape)
     expected = math.prod(shape) if shape else 0
@@ -79,7 +80,15 @@ def tensor_from_msg(message: Tensor, field: str) -> npt.NDArray[np.float32]:
             expected=f"{expected}, the product of shape {list(shape)}",
         )
     values = np.frombuffer(message.data, dtype=np.float32) if expected else np.empty(0, np.float32)
-    return values.reshape(shape) if shape else values
+    try:
+        return values.reshape(shape) if shape else values
+    except ValueError as error:
+        raise mismatch(
+            ErrorCode.TENSOR_SHAPE_MISMATCH,
+            f"{field}.shape",
+            found=f"{len(shape)} dimensions up to {max(shape)} ({error})",
+            expected="an array that can exist",
+        ) from error
 
 
 def image_to_msg(image: ImageArray, stamp: int, frame_id: str) -> Image:

@@ -83,7 +83,7 @@ class Diagnostics:
             message=str(self._current or self._waiting or "OK"),
             hardware_id="",
         )
-        counts = {f"errors.{code}": str(count) for code, count in self._errors.items()}
+        counts = {f"errors.{code}": str(count) for code, count in dict(self._errors).items()}
         pairs = {**self._values, **counts}
         status.values = [KeyValue(key=key, value=value) for key, value in pairs.items()]
         message = DiagnosticArray(status=[status])

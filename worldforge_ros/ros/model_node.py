@@ -52,6 +52,7 @@ class ModelNode(LifecycleNode, Generic[M]):
         self._loaded: M | None = None
         self._active = False
         self._worker: Worker[Any] = Worker(self, "model")
+        self._aside: Worker[Any] = Worker(self, "aside")
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         if autostart:
             self._autostart = self.create_timer(0.0, self._begin, clock=self._steady)
@@ -99,17 +100,22 @@ class ModelNode(LifecycleNode, Generic[M]):
         return response
 
     async def beside(self, job: Callable[[M | None], R]) -> R:
-        """The result of ``job`` on the model, or on None before there is one, beside the executor.
+        """The result of ``job``, beside the executor and beside requests; it is given the model, or
+        None before there is one.
 
-        :raises WorldForgeError: ``MODEL_BUSY`` while the model is loading or answering.
+        :raises WorldForgeError: ``MODEL_NOT_READY`` while the model is loading, ``MODEL_BUSY``
+            while another such job runs.
         """
-        if self._worker.busy:
+        if self._aside.busy:
             raise WorldForgeError(
-                ErrorCode.MODEL_BUSY,
-                f"{self.get_name()} is loading its model or answering; expected idle",
+                ErrorCode.MODEL_BUSY, f"{self.get_name()} is doing this already; expected it idle"
+            )
+        if self.model is None and self._worker.busy:
+            raise WorldForgeError(
+                ErrorCode.MODEL_NOT_READY, f"{self.get_name()} is loading; expected a loaded model"
             )
         model = self.model
-        result: R = await self._worker.submit(lambda: job(model))
+        result: R = await self._aside.submit(lambda: job(model))
         return result
 
     def spare(self, kind: str, job: Callable[[M], None], doing: str) -> None:

@@ -124,8 +124,11 @@ class Worker(Generic[T]):
             result = job()
         except Exception as problem:
             error = problem
+        except SystemExit as problem:
+            # Code of a checkpoint may ask for it; this thread has more to do.
+            error = RuntimeError(f"asked to exit with {problem.code}")
         with self._change:
-            self._busy = False
+            self._busy = self._asked is not None
             self._running.discard(id(self))
         if error is not None:
             future.set_exception(error)

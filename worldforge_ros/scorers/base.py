@@ -43,6 +43,10 @@ class Scorer(Protocol):
         """How set-points become the model's actions, with the checkpoint's statistics."""
 
     @property
+    def blocks_are_normalised(self) -> bool:
+        """Whether candidates in model space are as ``bridge`` makes them."""
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """Objectives that ``score`` takes."""
 

@@ -47,11 +47,6 @@ class Checkpoint:
             return self.weights.name.removesuffix(OBJECT_SUFFIX)
         return self.folder.resolve().name
 
-    @property
-    def run_name(self) -> str:
-        """What ``AutoCostModel`` wants of an object checkpoint: the path without its suffix."""
-        return str(self.weights).removesuffix(OBJECT_SUFFIX)
-
 
 def homes(root: str = "") -> tuple[Path, ...]:
     """Folders that a run name is relative to, in order.

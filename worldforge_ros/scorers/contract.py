@@ -26,11 +26,11 @@ class ActionSpace(Enum):
     """The checkpoint's own blocks (..., T, block * J), used as they are."""
 
 
-def one_batch(candidates: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
-    """Candidates (S, H, A) of a request (1, S, H, A) with 1 to ``most`` samples.
+def one_batch(candidates: npt.NDArray[Any], most: int, longest: int) -> npt.NDArray[Any]:
+    """Candidates (S, H, A) of a request (1, S, H, A), 1 to ``most`` samples, H at most ``longest``.
 
     :raises WorldForgeError: ``TENSOR_SHAPE_MISMATCH``, ``BATCH_SIZE_UNSUPPORTED``,
-        ``NO_CANDIDATES`` or ``TOO_MANY_CANDIDATES``.
+        ``NO_CANDIDATES``, ``TOO_MANY_CANDIDATES`` or ``HORIZON_INVALID``.
     """
     if candidates.ndim != 4:
         raise mismatch(
@@ -57,6 +57,13 @@ def one_batch(candidates: npt.NDArray[Any], most: int) -> npt.NDArray[Any]:
             "candidates.shape[1]",
             found=candidates.shape[1],
             expected=f"at most {most}",
+        )
+    if candidates.shape[2] > longest:
+        raise mismatch(
+            ErrorCode.HORIZON_INVALID,
+            "candidates.shape[2]",
+            found=candidates.shape[2],
+            expected=f"at most {longest}",
         )
     samples: npt.NDArray[Any] = candidates[0]
     return samples

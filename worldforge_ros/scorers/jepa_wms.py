@@ -168,7 +168,7 @@ def load_from_hub(options: JepaOptions) -> tuple[Any, Any]:
             found=f"absent ({error})",
             expected="installed",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The repository's own code runs here and may raise anything.
         text = " ".join(str(error).split())[:300]
         raise mismatch(
@@ -253,6 +253,11 @@ class JepaWmsScorer:
         return self._bridge
 
     @property
+    def blocks_are_normalised(self) -> bool:
+        """Whether candidates in model space are, see :class:`JepaOptions`."""
+        return self._options.actions_are_normalized
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """Distances between the last predicted latent and the goal's."""
         return OBJECTIVES
@@ -307,7 +312,11 @@ class JepaWmsScorer:
             if self._native is not None:
                 raw, index, cached = self._ask(history, goal, past, blocks, chosen)
             else:
-                raw, cached = self._latent_costs(history, goal, past, blocks, chosen)
+                try:
+                    raw, cached = self._latent_costs(history, goal, past, blocks, chosen)
+                except RuntimeError as error:
+                    # torch: shapes that do not fit, a device without memory.
+                    raise _failed(self.model_id, type(error).__name__, str(error)) from error
         latency = time.perf_counter() - started
         costs, best = check_costs(raw, len(blocks), self.model_id, index)
         metadata = {
@@ -513,7 +522,7 @@ class JepaWmsScorer:
         anything = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in taken.values())
         if anything or "objective" in taken:
             arguments["objective"] = objective
-        elif objective != self._options.objective:
+        elif objective != OBJECTIVES[0]:
             raise mismatch(
                 ErrorCode.OBJECTIVE_UNKNOWN,
                 "objective",
@@ -536,8 +545,8 @@ class JepaWmsScorer:
         cached = {"history_cached": f"0 of {len(history)}", "goal_cached": "false"}
         if not isinstance(answer, Mapping):
             return _array(answer), None, cached
-        if "error" in answer:
-            problem = answer["error"]
+        problem = answer.get("error")
+        if problem is not None:
             if not isinstance(problem, Mapping):
                 problem = {"type": "error", "message": problem}
             raise _failed(
@@ -591,7 +600,7 @@ def _parameters_sha256(model: Any) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

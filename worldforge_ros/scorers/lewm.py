@@ -7,6 +7,8 @@ loaded by stable-worldmodel itself and only when its hash is the configured one.
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from worldforge_ros.bridges.world_model import ActionBridge
-from worldforge_ros.checkpoints import file_sha256, torch_device
+from worldforge_ros.checkpoints import torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation, check_image
@@ -28,6 +30,7 @@ from worldforge_ros.scorers import objectives
 from worldforge_ros.scorers.architecture import build_lewm, fit_names
 from worldforge_ros.scorers.base import Scores
 from worldforge_ros.scorers.checkpoint import (
+    OBJECT_SUFFIX,
     Checkpoint,
     check_hash,
     find_checkpoint,
@@ -180,6 +183,11 @@ class LeWMScorer:
         return self._bridge
 
     @property
+    def blocks_are_normalised(self) -> bool:
+        """Always: a published LeWorldModel takes nothing else."""
+        return True
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """Objectives of this checkpoint, see :mod:`worldforge_ros.scorers.objectives`."""
         return self._engine.objectives
@@ -307,9 +315,10 @@ def load_lewm(
     document = read_json(card) if card.is_file() else None
     config: dict[str, Any] | None = None
     if checkpoint.kind == "object":
-        sha256 = file_sha256(checkpoint.weights)
+        content = checkpoint.weights.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
         check_hash(checkpoint, sha256, chosen.sha256)
-        model = _load_object(checkpoint)
+        model = _load_object(checkpoint, content)
     else:
         config = read_json(checkpoint.folder / "config.json")
         state, sha256 = read_weights(
@@ -381,7 +390,8 @@ def _engine(
     )
 
 
-def _load_object(checkpoint: Checkpoint) -> Any:
+def _load_object(checkpoint: Checkpoint, content: bytes) -> Any:
+    """The model in a pickle, of exactly these bytes, which were hashed."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="ale-py not found")
@@ -395,7 +405,12 @@ def _load_object(checkpoint: Checkpoint) -> Any:
             "newer ones are config.json and weights",
         ) from error
     try:
-        return AutoCostModel(checkpoint.run_name)
+        # A folder of our own: upstream looks for the file by rules of its own, and must not find
+        # another one than that which was hashed.
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            run.with_name(f"run{OBJECT_SUFFIX}").write_bytes(content)
+            return AutoCostModel(str(run))
     except ImportError as error:
         raise mismatch(
             ErrorCode.DEPENDENCY_MISSING,
@@ -403,7 +418,7 @@ def _load_object(checkpoint: Checkpoint) -> Any:
             found=f"absent ({error})",
             expected="on the path (le-wm's own jepa.py and module.py for older runs)",
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # A pickle runs its own code, and so may raise anything.
         text = " ".join(str(error).split())[:300]
         raise _invalid(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from worldforge_ros.embodiment import Embodiment
+from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.resources import resolve_path
 from worldforge_ros.scorers.base import Scorer
 from worldforge_ros.scorers.settings import Setting, resolve
@@ -72,7 +73,7 @@ def load_scorer(config: ScorerConfig, embodiment: Embodiment) -> Scorer:
         )
     from worldforge_ros.scorers.jepa_wms import JepaOptions, load_jepa_wms
 
-    return load_jepa_wms(
+    scorer = load_jepa_wms(
         embodiment,
         JepaOptions(
             model=config.value("model_path"),
@@ -86,3 +87,12 @@ def load_scorer(config: ScorerConfig, embodiment: Embodiment) -> Scorer:
             actions_are_normalized=config.actions_are_normalized,
         ),
     )
+    found = scorer.facts["sha256"]
+    if config.sha256 and found != config.sha256.lower():
+        raise mismatch(
+            ErrorCode.CHECKPOINT_UNTRUSTED,
+            f"SHA-256 of the parameters of {scorer.model_id}",
+            found=found or "none",
+            expected=f"{config.sha256.lower()}, as configured",
+        )
+    return scorer
