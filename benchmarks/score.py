@@ -84,6 +84,10 @@ def make_checkpoint(folder: Path) -> Any:
     return model.eval().requires_grad_(False)
 
 
+class StaleError(Exception):
+    """The node's newest observation was too old."""
+
+
 class Scene:
     """A PushT world that moves a little before each sample."""
 
@@ -154,6 +158,8 @@ class Service:
             self.executor.spin_once(timeout_sec=1.0)
         total = 1e3 * (time.perf_counter() - started)
         reply = future.result()
+        if reply is not None and reply.error_code == "OBSERVATION_STALE":
+            raise StaleError
         if reply is None or not reply.success:
             raise SystemExit(f"no score: {reply and reply.message}")
         metadata = convert.from_key_values(reply.metadata, "metadata")
@@ -231,14 +237,15 @@ def compare(
 def timed(service: Service, scene: Scene, count: int, samples: int, settle: float) -> float:
     """Median round trip in ms without upstream."""
     blocks = np.random.default_rng(1).normal(size=(count, BLOCKS, 10)).astype(np.float32)
-    service.show(scene.next(service.node.get_clock().now().nanoseconds), scene.goal, settle)
-    service.score(blocks)
-    found = []
-    for _ in range(samples):
+    found: list[float] = []
+    while len(found) < samples + 1:
         stamp = service.node.get_clock().now().nanoseconds
         service.show(scene.next(stamp), scene.goal, settle)
-        found.append(service.score(blocks)[0])
-    return round(float(np.median(found)), 2)
+        try:
+            found.append(service.score(blocks)[0])
+        except StaleError:
+            print(f"{count} candidates: the observation was too old, once more", flush=True)
+    return round(float(np.median(found[1:])), 2)
 
 
 def busy_machine(run: Callable[[], float]) -> float:
@@ -273,7 +280,7 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--candidates", nargs="+", type=int, default=list(COMPARED))
     parser.add_argument("--samples", type=int, default=9, help="timed samples of a row")
-    parser.add_argument("--settle", type=float, default=0.25, help="s to encode an observation")
+    parser.add_argument("--settle", type=float, default=0.15, help="s to encode an observation")
     parser.add_argument("--quick", action="store_true", help="no growth, no busy machine")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
