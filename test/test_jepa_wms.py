@@ -390,6 +390,8 @@ def test_what_a_native_method_does_not_take_is_not_dropped() -> None:
         def score_actions(self, observation: Any, goal: Any, actions: Any) -> Any:
             return [1.0] * actions.shape[1]
 
+    plain = load(Plain()).score(observations(), GOAL, blocks_of(3), space=ActionSpace.MODEL)
+    assert plain.metadata["objective"] == "the runtime's own"
     past = np.zeros((1, 10))
     with pytest.raises(WorldForgeError) as info:
         load(Plain(), history=2).score(

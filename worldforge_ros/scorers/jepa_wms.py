@@ -543,6 +543,8 @@ class JepaWmsScorer:
         except Exception as error:
             raise _failed(self.model_id, type(error).__name__, str(error)) from error
         cached = {"history_cached": f"0 of {len(history)}", "goal_cached": "false"}
+        if "objective" not in arguments:
+            cached["objective"] = "the runtime's own"
         if not isinstance(answer, Mapping):
             return _array(answer), None, cached
         problem = answer.get("error")
