@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -186,9 +186,8 @@ class ScoreNode(ModelNode[Scorer]):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Answer requests from now on; what arrived before is encoded first."""
         result = super().on_activate(state)
-        if self._encode_on_arrival and self._goal is not None:
-            goal, _ = self._goal
-            self.spare("goal", lambda model: model.notice_goal(goal), "encoding the goal")
+        if self._goal is not None:
+            self._encode_goal(self._goal[0])
         return result
 
     def _on_observation(self, message: ObservationMsg) -> None:
@@ -208,6 +207,9 @@ class ScoreNode(ModelNode[Scorer]):
         except Exception as error:
             self.diagnostics.unexpected(error, "reading the goal image")
             return
+        self._encode_goal(goal)
+
+    def _encode_goal(self, goal: ImageArray) -> None:
         if self._encode_on_arrival:
             self.spare("goal", lambda model: model.notice_goal(goal), "encoding the goal")
 
@@ -219,54 +221,19 @@ class ScoreNode(ModelNode[Scorer]):
     async def _on_score(
         self, request: ScoreCandidates.Request, response: ScoreCandidates.Response
     ) -> ScoreCandidates.Response:
-        started = time.monotonic()
-        response.best_index = -1
-        response.lower_is_better = True
-
-        def prepare(scorer: Scorer) -> Callable[[], None]:
-            scene, ages = self._scene(request, scorer)
-            candidates = self._candidates(request, scorer)
-            return lambda: fill(scorer, scene, candidates, ages)
-
-        def fill(scorer: Scorer, scene: Scene, candidates: Any, ages: dict[str, str]) -> None:
-            scores = scorer.score(
-                scene.history,
-                scene.goal,
-                candidates,
-                scene.action_history,
-                scene.objective,
-                scene.space,
-            )
+        def fill(scorer: Scorer, scene: Scene, candidates: Any) -> Mapping[str, str]:
+            scores = scene.score(scorer, candidates)
             response.scores = scores.costs.tolist()
             response.best_index = scores.best_index
-            response.metadata = convert.key_values({**scores.metadata, **ages})
-            response.latency = convert.seconds_to_duration(time.monotonic() - started)
+            return scores.metadata
 
-        return await self.answer(response, prepare)
+        return await self._answer_in_scene(request, response, fill)
 
     async def _on_refine(
         self, request: RefineCandidates.Request, response: RefineCandidates.Response
     ) -> RefineCandidates.Response:
-        started = time.monotonic()
-        response.best_index = -1
-        response.lower_is_better = True
-
-        def prepare(scorer: Scorer) -> Callable[[], None]:
-            scene, ages = self._scene(request, scorer)
-            candidates = self._candidates(request, scorer)
+        def fill(scorer: Scorer, scene: Scene, candidates: Any) -> Mapping[str, str]:
             self._check_effort(request)
-            budget = convert.duration_to_seconds(request.budget)
-            seed = None if request.seed == -1 else request.seed
-            return lambda: fill(scorer, scene, candidates, ages, budget, seed)
-
-        def fill(
-            scorer: Scorer,
-            scene: Scene,
-            candidates: Any,
-            ages: dict[str, str],
-            budget: float,
-            seed: int | None,
-        ) -> None:
             found = refine(
                 scorer,
                 self.embodiment,
@@ -276,16 +243,36 @@ class ScoreNode(ModelNode[Scorer]):
                 iterations=request.iterations,
                 elites=request.elites,
                 spread=request.spread,
-                rng=np.random.default_rng(seed),
-                budget=budget,
+                rng=np.random.default_rng(None if request.seed == -1 else request.seed),
+                budget=convert.duration_to_seconds(request.budget),
             )
             response.candidates = convert.tensor_to_msg(found.candidates[None])
             response.scores = found.costs.tolist()
             response.best_index = 0
             response.iterations = found.iterations
             response.expired = found.expired
-            response.metadata = convert.key_values({**found.metadata, **ages})
-            response.latency = convert.seconds_to_duration(time.monotonic() - started)
+            return found.metadata
+
+        return await self._answer_in_scene(request, response, fill)
+
+    async def _answer_in_scene(
+        self, request: Any, response: Any, fill: Callable[[Scorer, Scene, Any], Mapping[str, str]]
+    ) -> Any:
+        """Answer with what ``fill`` puts into the response, and the metadata it returns."""
+        started = time.monotonic()
+        response.best_index = -1
+        response.lower_is_better = True
+
+        def prepare(scorer: Scorer) -> Callable[[], None]:
+            scene, ages = self._scene(request, scorer)
+            candidates = self._candidates(request, scorer)
+
+            def run() -> None:
+                metadata = fill(scorer, scene, candidates)
+                response.metadata = convert.key_values({**metadata, **ages})
+                response.latency = convert.seconds_to_duration(time.monotonic() - started)
+
+            return run
 
         return await self.answer(response, prepare)
 

@@ -42,6 +42,20 @@ class Scene:
     objective: str
     space: ActionSpace
 
+    def score(self, scorer: Scorer, candidates: npt.ArrayLike) -> Scores:
+        """Cost of every candidate in this scene.
+
+        :raises WorldForgeError: what the scorer raises.
+        """
+        return scorer.score(
+            self.history,
+            self.goal,
+            candidates,
+            self.action_history,
+            self.objective,
+            self.space,
+        )
+
 
 def refine(
     scorer: Scorer,
@@ -92,14 +106,8 @@ def refine(
         blocks=given.shape[1] if model else max(1, given.shape[1] // bridge.block),
         smallest=spread,
     )
-
-    def price(values: npt.ArrayLike) -> Scores:
-        return scorer.score(
-            scene.history, scene.goal, values, scene.action_history, scene.objective, scene.space
-        )
-
     # The first iteration checks everything, in the words of the space that was asked for.
-    scores = price(given)
+    scores = scene.score(scorer, given)
     metadata = {key: value for key, value in scores.metadata.items() if key != "unscored"}
     setpoints = bridge.blocks_to_setpoints(given, now.position, now.velocity) if model else given
     search = CrossEntropySearch(settings, bridge, embodiment, now, rng, setpoints)
@@ -118,8 +126,9 @@ def refine(
             break
         begun, asked = ended, search.ask()
         try:
-            scores = price(
-                bridge.setpoints_to_blocks(asked, now.position, now.velocity) if model else asked
+            scores = scene.score(
+                scorer,
+                bridge.setpoints_to_blocks(asked, now.position, now.velocity) if model else asked,
             )
         except WorldForgeError as error:
             metadata["ended_by"] = str(error.code)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from worldforge_ros.bridges.world_model import ActionBridge
 from worldforge_ros.observation import ImageArray, Observation
-from worldforge_ros.scorers.contract import ActionSpace
+from worldforge_ros.scorers.contract import ActionSpace, check_costs, unscored
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,35 @@ class Scores:
     costs: npt.NDArray[np.float32]
     best_index: int
     metadata: Mapping[str, str]
+
+
+def scores_of(
+    facts: Mapping[str, str],
+    raw: object,
+    candidates: npt.ArrayLike,
+    blocks: npt.NDArray[np.float64],
+    space: ActionSpace,
+    details: Mapping[str, str],
+    index: object = None,
+) -> Scores:
+    """The answer of any world model: costs that were checked, and where they come from.
+
+    :param raw: costs of the ``blocks`` as the runtime gave them, ``index`` its own choice.
+    :param details: objective, what was cached, latency and the like.
+    :raises WorldForgeError: ``COSTS_INVALID``.
+    """
+    costs, best = check_costs(raw, len(blocks), facts["model_id"], index)
+    metadata = {
+        **facts,
+        "score_direction": "lower is better",
+        "action_space": space.value,
+        "candidates": "x".join(str(part) for part in np.shape(candidates)),
+        "blocks": "x".join(str(part) for part in blocks.shape),
+        **details,
+    }
+    if np.isnan(costs).any():
+        metadata["unscored"] = unscored(costs)
+    return Scores(costs=costs, best_index=best, metadata=metadata)
 
 
 class Scorer(Protocol):

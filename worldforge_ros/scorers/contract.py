@@ -199,6 +199,38 @@ def _past(given: npt.ArrayLike | None, expected: tuple[int, int], what: str) -> 
     return values
 
 
+def choose_objective(name: str, default: str, known: Sequence[str], model_id: str) -> str:
+    """The objective of a request, ``default`` where it leaves it open.
+
+    :raises WorldForgeError: ``OBJECTIVE_UNKNOWN``.
+    """
+    chosen = name or default
+    if chosen not in known:
+        raise mismatch(
+            ErrorCode.OBJECTIVE_UNKNOWN,
+            "objective",
+            found=repr(name),
+            expected=f"empty or one of {', '.join(known)} for {model_id}",
+        )
+    return chosen
+
+
+def flat_costs(raw: object, samples: int, model_id: str) -> npt.NDArray[np.float32]:
+    """Costs (S,) float32 of anything that has one number for each sample: (S,), (1, S) or (S, 1).
+
+    :raises WorldForgeError: ``COSTS_INVALID``.
+    """
+    try:
+        values = np.asarray(raw)
+    except (ValueError, TypeError) as error:
+        raise _costs(model_id, f"unreadable ({error})", samples) from error
+    if values.dtype.kind not in "fiu":
+        raise _costs(model_id, f"of type {values.dtype}", samples)
+    if values.shape not in ((samples,), (1, samples), (samples, 1)):
+        raise _costs(model_id, f"of shape {values.shape}", samples)
+    return values.reshape(samples).astype(np.float32)
+
+
 def check_costs(
     raw: object, samples: int, model_id: str, index: object = None
 ) -> tuple[npt.NDArray[np.float32], int]:
@@ -211,15 +243,7 @@ def check_costs(
         takes the first minimum.
     :raises WorldForgeError: ``COSTS_INVALID``.
     """
-    try:
-        values = np.asarray(raw)
-    except (ValueError, TypeError) as error:
-        raise _costs(model_id, f"unreadable ({error})", samples) from error
-    if values.dtype.kind not in "fiu":
-        raise _costs(model_id, f"of type {values.dtype}", samples)
-    if values.shape not in ((samples,), (1, samples), (samples, 1)):
-        raise _costs(model_id, f"of shape {values.shape}", samples)
-    costs = values.reshape(samples).astype(np.float32)
+    costs = flat_costs(raw, samples, model_id)
     costs[~np.isfinite(costs)] = np.nan
     if np.isnan(costs).all():
         raise _costs(model_id, f"not finite for all {samples} candidates", samples)

@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import ImageArray
+from worldforge_ros.scorers.contract import flat_costs
 from worldforge_ros.scorers.encoders import normalise_pixels, resize_pixels
 from worldforge_ros.scorers.objectives import Cost
 from worldforge_ros.scorers.rollout import Rollout
@@ -333,20 +334,15 @@ class UpstreamEngine:
                 if self._future:
                     info["action_history"] = batch[:, :, : len(past)]
                     batch = batch[:, :, len(past) :]
-                parts.append(_flat(self._model.get_cost(info, batch), samples))
+                found = as_numpy(self._model.get_cost(info, batch))
+                parts.append(flat_costs(found, samples, self._runtime))
         cached = {"history_cached": f"0 of {len(frames)}", "goal_cached": "false"}
         return np.concatenate(parts), cached
 
 
-def _flat(raw: object, samples: int) -> npt.NDArray[Any]:
-    values = raw.detach().float().cpu().numpy() if torch.is_tensor(raw) else np.asarray(raw)
-    if values.shape not in ((samples,), (1, samples), (samples, 1)):
-        raise WorldForgeError(
-            ErrorCode.COSTS_INVALID,
-            f"costs of the runtime have shape {values.shape}; expected ({samples},), "
-            f"(1, {samples}) or ({samples}, 1)",
-        )
-    return values.reshape(samples)
+def as_numpy(value: Any) -> object:
+    """A tensor as a float32 array on the CPU; anything else as it is."""
+    return value.detach().float().cpu().numpy() if torch.is_tensor(value) else value
 
 
 def _chunks(past: FloatArray, blocks: FloatArray, size: int) -> Sequence[Tensor]:

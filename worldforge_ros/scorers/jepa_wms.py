@@ -29,15 +29,15 @@ from worldforge_ros.checkpoints import torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation, check_image
-from worldforge_ros.scorers.base import Scores
+from worldforge_ros.scorers.base import Scores, scores_of
 from worldforge_ros.scorers.contract import (
     ActionSpace,
     camera_image,
-    check_costs,
     check_scene,
+    choose_objective,
     model_actions,
-    unscored,
 )
+from worldforge_ros.scorers.engines import as_numpy
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -296,14 +296,7 @@ class JepaWmsScorer:
         """
         check_scene(history, goal, self.history, self._embodiment)
         past, blocks = model_actions(self._bridge, history, candidates, action_history, space)
-        chosen = objective or self._options.objective
-        if chosen not in OBJECTIVES:
-            raise mismatch(
-                ErrorCode.OBJECTIVE_UNKNOWN,
-                "objective",
-                found=repr(objective),
-                expected=f"empty or one of {', '.join(OBJECTIVES)} for {self.model_id}",
-            )
+        chosen = choose_objective(objective, self._options.objective, OBJECTIVES, self.model_id)
         if space is ActionSpace.MODEL and not self._options.actions_are_normalized:
             past, blocks = self._normalised(past), self._normalised(blocks)
         started = time.perf_counter()
@@ -318,24 +311,16 @@ class JepaWmsScorer:
                     # torch: shapes that do not fit, a device without memory.
                     raise _failed(self.model_id, type(error).__name__, str(error)) from error
         latency = time.perf_counter() - started
-        costs, best = check_costs(raw, len(blocks), self.model_id, index)
-        metadata = {
-            **self._facts,
+        details = {
             "objective": chosen,
             "score_type": "as the model's own scoring method returns it"
             if self._native
             else f"mean {'squared' if chosen == 'l2' else 'absolute'} difference of latents",
-            "score_direction": "lower is better",
-            "action_space": space.value,
-            "candidates": "x".join(str(part) for part in np.shape(candidates)),
-            "blocks": "x".join(str(part) for part in blocks.shape),
             "proprio_weight": f"{self._options.proprio_weight if self._uses_proprio else 0.0:g}",
             **cached,
             "model_latency_s": f"{latency:.6f}",
         }
-        if np.isnan(costs).any():
-            metadata["unscored"] = unscored(costs)
-        return Scores(costs=costs, best_index=best, metadata=metadata)
+        return scores_of(self._facts, raw, candidates, blocks, space, details, index)
 
     def _check_proprio(self) -> bool:
         """Whether the model takes the joint state, once everything that this needs is there."""
@@ -444,7 +429,7 @@ class JepaWmsScorer:
             "history_cached": f"{len(history) if kept else 0} of {len(history)}",
             "goal_cached": "true" if goal_kept else "false",
         }
-        return torch.cat(parts).float().cpu().numpy(), cached
+        return as_numpy(torch.cat(parts)), cached
 
     def _unrolled(self, context: Any, past: FloatArray, actions: Tensor) -> Any:
         """Last latents (S, ...) after the actions (S, T, A)."""
@@ -546,7 +531,7 @@ class JepaWmsScorer:
         if "objective" not in arguments:
             cached["objective"] = "the runtime's own"
         if not isinstance(answer, Mapping):
-            return _array(answer), None, cached
+            return as_numpy(answer), None, cached
         problem = answer.get("error")
         if problem is not None:
             if not isinstance(problem, Mapping):
@@ -561,7 +546,7 @@ class JepaWmsScorer:
                 found=f"{sorted(answer)}, lower_is_better {answer.get('lower_is_better', True)}",
                 expected="scores that are costs: lower is better",
             )
-        return _array(answer["scores"]), answer.get("best_index"), cached
+        return as_numpy(answer["scores"]), answer.get("best_index"), cached
 
 
 def load_jepa_wms(
@@ -619,10 +604,6 @@ def _distance(predicted: Tensor, goal: Tensor, objective: str) -> Tensor:
     difference = predicted - goal
     each = difference.square() if objective == "l2" else difference.abs()
     return each.flatten(1).mean(dim=1)
-
-
-def _array(value: Any) -> object:
-    return value.detach().float().cpu().numpy() if torch.is_tensor(value) else value
 
 
 def _failed(model_id: str, kind: str, message: str) -> WorldForgeError:

@@ -28,7 +28,7 @@ from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation, check_image
 from worldforge_ros.scorers import objectives
 from worldforge_ros.scorers.architecture import build_lewm, fit_names
-from worldforge_ros.scorers.base import Scores
+from worldforge_ros.scorers.base import Scores, scores_of
 from worldforge_ros.scorers.checkpoint import (
     OBJECT_SUFFIX,
     Checkpoint,
@@ -40,10 +40,9 @@ from worldforge_ros.scorers.checkpoint import (
 from worldforge_ros.scorers.contract import (
     ActionSpace,
     camera_image,
-    check_costs,
     check_scene,
+    choose_objective,
     model_actions,
-    unscored,
 )
 from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD
 from worldforge_ros.scorers.engines import (
@@ -237,29 +236,21 @@ class LeWMScorer:
         """
         check_scene(history, goal, self.history, self._embodiment)
         past, blocks = model_actions(self.bridge, history, candidates, action_history, space)
-        chosen = self._objective(objective)
+        chosen = choose_objective(objective, self.default_objective, self.objectives, self.model_id)
         camera = self._embodiment.world_model.camera
         frames = [item.images[camera] for item in history]
         started = time.perf_counter()
         raw, cached = self._engine.costs(frames, goal, past, blocks, chosen)
         latency = time.perf_counter() - started
-        costs, best = check_costs(raw, len(blocks), self.model_id)
         size = self._preprocessing.pixels.size
-        metadata = {
-            **self._facts,
+        details = {
             "objective": chosen,
             "score_type": objectives.SCORE_TYPES[chosen],
-            "score_direction": "lower is better",
-            "action_space": space.value,
-            "candidates": "x".join(str(part) for part in np.shape(candidates)),
-            "blocks": "x".join(str(part) for part in blocks.shape),
             "image": f"{size}x{size}",
             **cached,
             "model_latency_s": f"{latency:.6f}",
         }
-        if np.isnan(costs).any():
-            metadata["unscored"] = unscored(costs)
-        return Scores(costs=costs, best_index=best, metadata=metadata)
+        return scores_of(self._facts, raw, candidates, blocks, space, details)
 
     def embed(self, images: npt.NDArray[np.uint8]) -> Tensor:
         """Embeddings (N, D) of camera pictures (N, height, width, 3) uint8."""
@@ -279,17 +270,6 @@ class LeWMScorer:
                 expected="torch or openvino, which give embeddings",
             )
         return self._engine
-
-    def _objective(self, name: str) -> str:
-        chosen = name or self.default_objective
-        if chosen not in self.objectives:
-            raise mismatch(
-                ErrorCode.OBJECTIVE_UNKNOWN,
-                "objective",
-                found=repr(name),
-                expected=f"empty or one of {', '.join(self.objectives)} for {self.model_id}",
-            )
-        return chosen
 
 
 def load_lewm(
