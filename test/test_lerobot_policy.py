@@ -17,7 +17,8 @@ import pytest
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.observation import Observation
-from worldforge_ros.policies.lerobot import LeRobotPolicy, load_lerobot_policy, spread
+from worldforge_ros.policies.lerobot import load_lerobot_policy
+from worldforge_ros.policies.proposer import LeRobotPolicy, diversity
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("lerobot", reason="lerobot is not installed")
@@ -126,8 +127,8 @@ def test_shapes_units_and_metadata(policy: LeRobotPolicy) -> None:
     assert proposal.metadata["device"] == "cpu"
     assert proposal.metadata["num_inference_steps"] == "5"
     assert float(proposal.metadata["model_latency_s"]) > 0.0
-    assert float(proposal.metadata["spread"]) == pytest.approx(
-        spread(proposal.candidates), abs=1e-6
+    assert float(proposal.metadata["diversity"]) == pytest.approx(
+        diversity(proposal.candidates), abs=1e-6
     )
 
 
@@ -176,22 +177,6 @@ def test_one_candidate_equals_lerobots_own_generate_actions(
     np.testing.assert_allclose(found[:, :8] * 1000.0, expected.numpy(), atol=512 * 1e-5)
 
 
-def test_a_batch_equals_its_candidates_one_by_one(policy: LeRobotPolicy) -> None:
-    from worldforge_ros.bridges.policy import policy_features
-
-    together = policy.propose(window(), 3, seed=5).candidates
-    noise = torch.randn((3, 16, 2), generator=torch.Generator().manual_seed(5))
-    features = policy_features(window(), load_embodiment("pusht"))
-    with torch.no_grad():
-        batch = policy._batch(features)
-        for index in range(3):
-            actions = policy._policy.diffusion.generate_actions(
-                batch, noise=noise[index : index + 1]
-            )
-            alone = policy._postprocessor(actions).numpy() / 1000.0
-            np.testing.assert_allclose(together[index, :8], alone[0], atol=1e-5)
-
-
 def test_the_picture_matters(policy: LeRobotPolicy) -> None:
     history = window()
     other = [
@@ -224,31 +209,13 @@ def test_bad_requests_are_refused(
     assert caught.value.code is code
 
 
-def test_a_candidate_that_is_not_finite_is_named(
-    policy: LeRobotPolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = policy._policy.diffusion
-    original = model.conditional_sample
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        sample = original(*args, **kwargs).clone()
-        sample[2, 9, 1] = float("nan")
-        return sample
-
-    monkeypatch.setattr(model, "conditional_sample", broken)
-    with pytest.raises(WorldForgeError) as caught:
-        policy.propose(window(), 4, seed=0)
-    assert caught.value.code is ErrorCode.MODEL_FAILED
-    assert "candidate 2 of 4" in caught.value.message
-
-
-def test_spread_by_hand() -> None:
+def test_diversity_by_hand() -> None:
     chunks = np.zeros((3, 2, 2), dtype=np.float32)
     chunks[1, :, 0] = 3.0
     chunks[2, 0] = (0.0, 4.0)
     # Pairs: 0-1 3 and 3; 0-2 4 and 0; 1-2 5 and 3. Means over steps 3, 2, 4.
-    assert spread(chunks) == pytest.approx(3.0)
-    assert spread(chunks[:1]) == 0.0
+    assert diversity(chunks) == pytest.approx(3.0)
+    assert diversity(chunks[:1]) == 0.0
 
 
 def test_fewer_inference_steps(checkpoint: Path, pusht: Embodiment) -> None:
@@ -273,7 +240,7 @@ def test_missing_weights(copy: Path, pusht: Embodiment) -> None:
 def test_no_processor_files(copy: Path, pusht: Embodiment) -> None:
     (copy / "policy_preprocessor.json").unlink()
     message = refused(copy, pusht, ErrorCode.POLICY_NOT_MIGRATED)
-    assert "migrate_policy_normalization" in message
+    assert f"worldforge migrate-policy {copy}" in message
 
 
 def test_unknown_type_lists_the_known_ones(copy: Path, pusht: Embodiment) -> None:
@@ -441,57 +408,3 @@ def test_a_checkpoint_trained_on_another_device(copy: Path, pusht: Embodiment) -
     edit(copy / "config.json", lambda data: data.update(device="cuda"))
     policy = load_lerobot_policy(copy, pusht, device="cpu")
     assert policy.propose(window(), 1, seed=0).metadata["device"] == "cpu"
-
-
-def test_act_gives_one_candidate_and_refuses_more(tmp_path: Path, pusht: Embodiment) -> None:
-    from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
-    from lerobot.policies.act.configuration_act import ACTConfig
-    from lerobot.policies.act.modeling_act import ACTPolicy
-
-    from worldforge_ros.policies.keypoint_network import KeypointNetwork
-    from worldforge_ros.training.policy import export
-
-    torch.manual_seed(0)
-    config = ACTConfig(
-        device="cpu",
-        push_to_hub=False,
-        chunk_size=10,
-        n_action_steps=10,
-        dim_model=16,
-        n_heads=2,
-        dim_feedforward=32,
-        n_encoder_layers=1,
-        n_decoder_layers=1,
-        latent_dim=4,
-        input_features={
-            "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
-            "observation.environment_state": PolicyFeature(FeatureType.ENV, (16,)),
-        },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
-        normalization_mapping={
-            "STATE": NormalizationMode.MEAN_STD,
-            "ENV": NormalizationMode.MEAN_STD,
-            "ACTION": NormalizationMode.MEAN_STD,
-        },
-    )
-    stats = {
-        name: {"mean": torch.full((size,), 256.0), "std": torch.full((size,), 100.0)}
-        for name, size in (
-            ("observation.state", 2),
-            ("observation.environment_state", 16),
-            ("action", 2),
-        )
-    }
-    export(ACTPolicy(config), stats, KeypointNetwork().eval(), tmp_path / "act")
-    policy = load_lerobot_policy(tmp_path / "act", pusht)
-    assert policy.history == 1
-    assert policy.max_horizon == 10
-    proposal = policy.propose(window(count=1), 1, seed=0)
-    assert proposal.candidates.shape == (1, 10, 2)
-    np.testing.assert_array_equal(
-        policy.propose(window(count=1), 1, seed=1).candidates, proposal.candidates
-    )
-    with pytest.raises(WorldForgeError) as caught:
-        policy.propose(window(count=1), 2, seed=0)
-    assert caught.value.code is ErrorCode.DETERMINISTIC_POLICY
-    refused(tmp_path / "act", pusht, ErrorCode.INVALID_ARGUMENT, num_inference_steps=5)

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from worldforge_ros.observation import Observation
 
+MODES = ("predict_chunk", "select_action")
+"""What a policy can be asked for: whole chunks, or only the action that is due now."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -42,13 +45,29 @@ class Policy(Protocol):
     def max_horizon(self) -> int:
         """Most actions a candidate can have."""
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether two candidates for one observation can differ."""
+
+    def reset(self) -> None:
+        """Forget everything that is kept between calls: a new episode or goal begins."""
+
     def propose(
-        self, history: Sequence[Observation], num_candidates: int, horizon: int = 0, seed: int = -1
+        self,
+        history: Sequence[Observation],
+        num_candidates: int,
+        horizon: int = 0,
+        seed: int = -1,
+        mode: str = "",
+        options: Mapping[str, str] | None = None,
     ) -> Proposal:
         """Sample ``num_candidates`` chunks in one batch.
 
         :param history: oldest first, exactly ``self.history`` observations.
         :param horizon: actions in a chunk; 0 means ``max_horizon``.
         :param seed: the same seed gives the same candidates; -1 draws a fresh one.
-        :raises WorldForgeError: with a specific code; nothing is padded.
+        :param mode: one of :data:`MODES`; empty for what the policy does by nature.
+        :param options: settings of this one request; an unknown one is refused.
+        :raises WorldForgeError: with a specific code; nothing is padded. A candidate that is not
+            finite is left out and its number is in the metadata as ``dropped``.
         """

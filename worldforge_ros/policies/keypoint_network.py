@@ -1,14 +1,33 @@
-"""A small network that reads the block's keypoints out of the PushT camera picture."""
+"""A small network that reads places out of a camera picture: the block's keypoints, a cube."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-KEYPOINTS = 8
-IMAGE_SIZE = 96
-WORKSPACE = 512.0
-"""Side of the workspace in environment units (millimetres)."""
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """What a network reads and how large it is; the defaults are the shipped PushT network's.
+
+    ``height`` and ``width`` of the pictures are multiples of 8 pixels. ``outputs`` numbers come
+    out, in the unit of ``low`` and ``span``: the network's own 0 stands for the middle of ``low``
+    to ``low + span``. PushT: x0, y0, x1, y1, ... of 8 keypoints in millimetres. ``channels`` of the
+    first layer, ``maps`` of expected positions, ``code_maps`` coarse maps that the code of
+    ``hidden`` numbers is made of.
+    """
+
+    height: int = 96
+    width: int = 96
+    outputs: int = 16
+    low: float = 0.0
+    span: float = 512.0
+    channels: int = 24
+    maps: int = 32
+    code_maps: int = 128
+    hidden: int = 128
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
@@ -20,39 +39,41 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
 
 
 class KeypointNetwork(nn.Module):
-    """Picture (B, 3, 96, 96) float in 0..1 to keypoints (B, 16): x0, y0, x1, y1, ... in
-    millimetres.
+    """Pictures (B, 3, height, width) float in 0..1 to (B, outputs) float32, see
+    :class:`NetworkShape`.
 
     Two readings of the picture are joined: expected positions under a soft-max over feature maps
     (exact in place, blind to identity) and a dense code of the coarse maps (knows which way the
     block faces).
     """
 
-    def __init__(self, width: int = 24, maps: int = 32, hidden: int = 128) -> None:
+    def __init__(self, shape: NetworkShape | None = None) -> None:
         super().__init__()
+        self.shape = own = shape or NetworkShape()
+        width, hidden = own.channels, own.hidden
         self.fine = nn.Sequential(_conv(3, width, 5, 2), _conv(width, 2 * width, 3, 2))
         self.coarse = nn.Sequential(
             _conv(2 * width, 4 * width, 3, 2),
             _conv(4 * width, 4 * width, 3, 1),
-            _conv(4 * width, 128, 3, 2),
+            _conv(4 * width, own.code_maps, 3, 2),
         )
-        self.heat = nn.Conv2d(6 * width, maps, 1)
+        self.heat = nn.Conv2d(6 * width, own.maps, 1)
         self.middle = _conv(4 * width, 4 * width, 1, 1)
-        side = IMAGE_SIZE // 4
-        grid = torch.linspace(-1.0, 1.0, side)
-        self.register_buffer("grid_x", grid.repeat(side, 1).flatten(), persistent=False)
-        self.register_buffer(
-            "grid_y", grid.repeat(side, 1).t().contiguous().flatten(), persistent=False
-        )
-        self.code = nn.Sequential(nn.Linear(128 * (IMAGE_SIZE // 16) ** 2, hidden), nn.ReLU())
+        rows, columns = own.height // 4, own.width // 4
+        grid_x = torch.linspace(-1.0, 1.0, columns).repeat(rows, 1)
+        grid_y = torch.linspace(-1.0, 1.0, rows).repeat(columns, 1).t().contiguous()
+        self.register_buffer("grid_x", grid_x.flatten(), persistent=False)
+        self.register_buffer("grid_y", grid_y.flatten(), persistent=False)
+        cells = -(-own.height // 16) * -(-own.width // 16)
+        self.code = nn.Sequential(nn.Linear(own.code_maps * cells, hidden), nn.ReLU())
         self.head = nn.Sequential(
-            nn.Linear(hidden + 2 * maps, 2 * hidden),
+            nn.Linear(hidden + 2 * own.maps, 2 * hidden),
             nn.ReLU(),
-            nn.Linear(2 * hidden, 2 * KEYPOINTS),
+            nn.Linear(2 * hidden, own.outputs),
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Keypoints (B, 16) float32 in millimetres of pictures (B, 3, 96, 96) float in 0..1."""
+        """Places (B, outputs) float32 of pictures (B, 3, height, width) float in 0..1."""
         fine = self.fine(image * 2.0 - 1.0)
         middle = self.coarse[1](self.coarse[0](fine))
         low = self.coarse[2](middle)
@@ -60,5 +81,5 @@ class KeypointNetwork(nn.Module):
         heat = self.heat(torch.cat([fine, wide], dim=1)).flatten(2).float().softmax(dim=-1)
         places = torch.cat([heat @ self.grid_x, heat @ self.grid_y], dim=-1)
         joined = torch.cat([self.code(low.flatten(1)).float(), places], dim=-1)
-        points: Tensor = (self.head(joined).float() + 0.5) * WORKSPACE
+        points: Tensor = (self.head(joined).float() + 0.5) * self.shape.span + self.shape.low
         return points

@@ -1,4 +1,4 @@
-"""A LeRobot processor step that turns the camera picture into the block's keypoints.
+"""A LeRobot processor step that turns the camera picture into places: keypoints, a cube.
 
 Importing this module registers the step as ``worldforge_image_to_keypoints``, so that a LeRobot
 folder whose pre-processor names it can be loaded. The network's weights are the step's state:
@@ -7,7 +7,7 @@ LeRobot writes them beside the checkpoint as a safetensors file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -17,26 +17,40 @@ from lerobot.processor.pipeline import ProcessorStep, ProcessorStepRegistry
 from torch import Tensor
 
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.policies.keypoint_network import IMAGE_SIZE, KEYPOINTS, KeypointNetwork
+from worldforge_ros.policies.keypoint_network import KeypointNetwork, NetworkShape
 
 STEP_NAME = "worldforge_image_to_keypoints"
-IMAGE_SHAPE = (3, IMAGE_SIZE, IMAGE_SIZE)
 
 
 @dataclass
 @ProcessorStepRegistry.register(name=STEP_NAME)
 class ImageToKeypoints(ProcessorStep):
-    """Replaces the picture ``image_key`` (..., 3, 96, 96) in 0..1 by keypoints ``output_key`` (...,
-    16) in mm.
+    """Replaces the picture ``image_key`` (..., 3, H, W) in 0..1 by what a network reads,
+    ``output_key`` (..., outputs).
 
     The picture is taken out of the observation. Any leading dimensions (batch, batch and time) are
-    kept.
+    kept. ``shrink``: means over squares of so many pixels are what the network sees, so that H and
+    W are ``shrink`` times its own height and width. ``network``: fields of
+    :class:`worldforge_ros.policies.keypoint_network.NetworkShape` other than its defaults.
     """
 
     image_key: str = "observation.image"
     output_key: str = "observation.environment_state"
+    shrink: int = 1
+    network: dict[str, Any] = field(default_factory=dict)
 
     _network: KeypointNetwork | None = field(default=None, init=False, repr=False)
+
+    @property
+    def shape(self) -> NetworkShape:
+        """What the network reads and gives."""
+        return NetworkShape(**self.network)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of the pictures that are taken."""
+        own = self.shape
+        return (3, own.height * self.shrink, own.width * self.shrink)
 
     @property
     def ready(self) -> bool:
@@ -45,6 +59,7 @@ class ImageToKeypoints(ProcessorStep):
 
     def use(self, network: KeypointNetwork) -> None:
         """Take a trained network as this step's state."""
+        self.network = asdict(network.shape)
         self._network = network.eval().requires_grad_(False)
 
     def __call__(self, transition: EnvTransition) -> EnvTransition:
@@ -77,22 +92,30 @@ class ImageToKeypoints(ProcessorStep):
                 found="not loaded",
                 expected="network weights",
             )
-        if tuple(image.shape[-3:]) != IMAGE_SHAPE or not image.is_floating_point():
+        if tuple(image.shape[-3:]) != self.image_shape or not image.is_floating_point():
             raise mismatch(
                 ErrorCode.IMAGE_SIZE_MISMATCH,
                 self.image_key,
                 found=f"{tuple(image.shape)} {image.dtype}",
-                expected=f"(..., {', '.join(map(str, IMAGE_SHAPE))}) float in 0..1",
+                expected=f"(..., {', '.join(map(str, self.image_shape))}) float in 0..1",
             )
         self._network.to(image.device)
         lead = image.shape[:-3]
+        pictures = image.reshape(-1, *self.image_shape)
+        if self.shrink > 1:
+            pictures = torch.nn.functional.avg_pool2d(pictures, self.shrink)
         with torch.no_grad():
-            points: Tensor = self._network(image.reshape(-1, *IMAGE_SHAPE))
-        return points.reshape(*lead, 2 * KEYPOINTS)
+            points: Tensor = self._network(pictures)
+        return points.reshape(*lead, self.shape.outputs)
 
     def get_config(self) -> dict[str, Any]:
         """What LeRobot writes into the pipeline's JSON file."""
-        return {"image_key": self.image_key, "output_key": self.output_key}
+        return {
+            "image_key": self.image_key,
+            "output_key": self.output_key,
+            "shrink": self.shrink,
+            "network": self.network,
+        }
 
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights on the CPU; empty before any were loaded."""
@@ -102,18 +125,18 @@ class ImageToKeypoints(ProcessorStep):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Build the network from its weights; every key must fit."""
-        network = KeypointNetwork()
+        network = KeypointNetwork(self.shape)
         network.load_state_dict(state)
         self.use(network)
 
     def transform_features(
         self, features: dict[PipelineFeatureType, dict[str, PolicyFeature]]
     ) -> dict[PipelineFeatureType, dict[str, PolicyFeature]]:
-        """The picture goes, the keypoints come; left as it is when there is no fitting picture."""
+        """The picture goes, the places come; left as it is when there is no fitting picture."""
         observation = dict(features.get(PipelineFeatureType.OBSERVATION, {}))
         picture = observation.get(self.image_key)
-        if picture is None or tuple(picture.shape) != IMAGE_SHAPE:
+        if picture is None or tuple(picture.shape) != self.image_shape:
             return features
         del observation[self.image_key]
-        observation[self.output_key] = PolicyFeature(FeatureType.ENV, (2 * KEYPOINTS,))
+        observation[self.output_key] = PolicyFeature(FeatureType.ENV, (self.shape.outputs,))
         return {**features, PipelineFeatureType.OBSERVATION: observation}

@@ -220,7 +220,7 @@ def observation_to_msg(
             position=observation.position.tolist(),
             velocity=observation.velocity.tolist(),
         ),
-        task=embodiment.task,
+        task=observation.task or embodiment.task,
     )
 
 
@@ -258,7 +258,7 @@ def observation_from_msg(message: ObservationMsg, embodiment: Embodiment) -> Obs
         check_image(images[name], name, embodiment)
     state = message.state
     position, velocity = order_joint_state(state.name, state.position, state.velocity, embodiment)
-    return Observation(stamp=stamp, images=images, position=position, velocity=velocity)
+    return Observation(stamp, images, position, velocity, message.task)
 
 
 def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> ActionChunkMsg:

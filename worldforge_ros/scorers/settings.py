@@ -1,14 +1,11 @@
-"""Where a scorer's settings come from: parameters first, then environment variables, then defaults.
-
-A value that is blank counts as not set, in both.
-"""
+"""The environment variables and defaults of each scorer's settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.settings import Setting, resolve_settings
 
 SCORERS = ("lewm", "jepa_wms")
 SHIPPED = "package://worldforge_ros/models/pusht/world_model"
@@ -32,18 +29,6 @@ DEFAULTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting: its value, where it comes from (``parameter``, a variable's name or
-    ``default``), and the variables that are set but do not count.
-    """
-
-    name: str
-    value: str
-    source: str
-    overridden: tuple[str, ...] = ()
-
-
 def resolve(
     scorer: str, parameters: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, Setting]:
@@ -58,15 +43,4 @@ def resolve(
             found=f"'{scorer}'",
             expected=f"one of {', '.join(SCORERS)}",
         )
-    found = {}
-    for name, variables in VARIABLES[scorer].items():
-        given = parameters.get(name, "").strip()
-        present = [item for item in variables if environment.get(item, "").strip()]
-        if given:
-            found[name] = Setting(name, given, "parameter", tuple(present))
-        elif present:
-            value = environment[present[0]].strip()
-            found[name] = Setting(name, value, present[0], tuple(present[1:]))
-        else:
-            found[name] = Setting(name, DEFAULTS[scorer][name], "default")
-    return found
+    return resolve_settings(VARIABLES[scorer], DEFAULTS[scorer], parameters, environment)

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.bridges.policy import setpoints_to_actions
-from worldforge_ros.checkpoints import file_sha256, training_device
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.policies.lerobot import WEIGHTS_FILE
-from worldforge_ros.recording.progress import tracked
 from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE
 from worldforge_ros.training.dataset import list_episodes, load_episode
-from worldforge_ros.training.keypoints import cosine_rate, load_network, predict
+from worldforge_ros.training.fitting import (
+    Statistics,
+    Task,
+    export_with_step,
+    fit,
+    statistics_of,
+)
+from worldforge_ros.training.fitting import add_arguments as add_fit_arguments
+from worldforge_ros.training.keypoints import load_network, predict
 
 if TYPE_CHECKING:
     import torch
@@ -178,26 +181,17 @@ def make_windows(episodes: Sequence[Demonstration]) -> Windows:
     )
 
 
-def statistics(windows: Windows) -> dict[str, dict[str, torch.Tensor]]:
+def statistics(windows: Windows) -> Statistics:
     """Minimum, maximum, mean and standard deviation of each feature, as LeRobot's data sets hold
     them.
     """
-    import torch
-
-    table = {
-        "observation.state": windows.state[:, -1],
-        "observation.environment_state": windows.keypoints[:, -1],
-        "action": windows.action.reshape(-1, 2),
-    }
-    return {
-        name: {
-            "min": torch.from_numpy(values.min(axis=0)),
-            "max": torch.from_numpy(values.max(axis=0)),
-            "mean": torch.from_numpy(values.mean(axis=0)),
-            "std": torch.from_numpy(values.std(axis=0)),
+    return statistics_of(
+        {
+            "observation.state": windows.state[:, -1],
+            "observation.environment_state": windows.keypoints[:, -1],
+            "action": windows.action.reshape(-1, 2),
         }
-        for name, values in table.items()
-    }
+    )
 
 
 def make_policy(down_dims: tuple[int, ...], kernel_size: int, device: str = "cpu") -> Any:
@@ -234,67 +228,13 @@ def make_policy(down_dims: tuple[int, ...], kernel_size: int, device: str = "cpu
     return DiffusionPolicy(config).to(device)
 
 
-def export(
-    policy: Any,
-    stats: Mapping[str, Mapping[str, torch.Tensor]],
-    network: KeypointNetwork,
-    folder: Path,
-) -> None:
-    """Write a LeRobot folder: configuration, weights, both processors and their states."""
-    from lerobot.policies.factory import make_pre_post_processors
-    from lerobot.processor.normalize_processor import NormalizerProcessorStep
-
+def export(policy: Any, stats: Statistics, network: KeypointNetwork, folder: Path) -> None:
+    """Write a LeRobot folder whose pre-processor reads the keypoints with ``network``."""
     from worldforge_ros.policies.keypoint_step import ImageToKeypoints
 
-    folder.mkdir(parents=True, exist_ok=True)
-    preprocessor, postprocessor = make_pre_post_processors(policy.config, dataset_stats=stats)
     step = ImageToKeypoints()
     step.use(network)
-    steps = list(preprocessor.steps)
-    place = next(i for i, s in enumerate(steps) if isinstance(s, NormalizerProcessorStep))
-    preprocessor.steps = [*steps[:place], step, *steps[place:]]
-    policy.save_pretrained(folder)
-    preprocessor.save_pretrained(folder)
-    postprocessor.save_pretrained(folder)
-    for file in folder.iterdir():
-        file.chmod(0o644)
-
-
-class Average:
-    """Exponential moving average of a model's parameters, with a warm-up."""
-
-    def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        self._decay = decay
-        self._steps = 0
-        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
-
-    def update(self, model: torch.nn.Module) -> None:
-        """Move towards the model's parameters."""
-        import torch
-
-        self._steps += 1
-        keep = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                self.values[name].lerp_(parameter, 1.0 - keep)
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"steps": self._steps, "values": self.values}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
-        self._steps = int(state["steps"])
-        for name, value in state["values"].items():
-            self.values[name].copy_(value)
-
-    def write_to(self, model: torch.nn.Module) -> None:
-        """Replace the model's parameters by their averages."""
-        import torch
-
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(self.values[name])
+    export_with_step(policy, stats, step, folder)
 
 
 def _batch(windows: Windows, index: npt.NDArray[Any]) -> dict[str, torch.Tensor]:
@@ -325,7 +265,6 @@ def _held_out_loss(policy: Any, preprocessor: Any, windows: Windows) -> float:
 def train(args: argparse.Namespace) -> None:
     """Load, train with resume, and write the averaged weights as a LeRobot folder."""
     import torch
-    from lerobot.policies.factory import make_pre_post_processors
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -348,80 +287,23 @@ def train(args: argparse.Namespace) -> None:
         f"{held} episodes held out",
         flush=True,
     )
-    place = training_device(args.device)
-    policy = make_policy(tuple(args.down_dims), args.kernel_size, str(place))
-    checkpoint = work / "policy_training.pt"
-    saved = None
-    if args.resume and checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    # Weights belong to the scale they were trained at, even when more data arrived since.
-    stats = saved["stats"] if saved else statistics(windows)
-    preprocessor, _ = make_pre_post_processors(policy.config, dataset_stats=stats)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=args.lr, betas=(0.95, 0.999), weight_decay=args.weight_decay
+
+    def batch(rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        drawn = _batch(windows, rng.integers(len(windows), size=args.batch))
+        points = drawn["observation.environment_state"]
+        drawn["observation.environment_state"] = points + args.noise * torch.randn_like(points)
+        return drawn
+
+    fit(
+        Task(
+            make=lambda device: make_policy(tuple(args.down_dims), args.kernel_size, device),
+            statistics=statistics(windows),
+            batch=batch,
+            held_out=lambda policy, prepare: _held_out_loss(policy, prepare, held_windows),
+            export=lambda policy, stats: export(policy, stats, network, Path(args.out)),
+        ),
+        args,
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine_rate(step, args.steps, min(300, args.steps // 10))
-    )
-    average = Average(policy, args.ema)
-    start = 0
-    if saved:
-        policy.load_state_dict(saved["policy"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        average.load_state_dict(saved["average"])
-        start = saved["step"]
-    rng = np.random.default_rng([args.seed, start])
-    torch.manual_seed(args.seed + start)
-    log = (work / "policy_training.jsonl").open("a" if start else "w")
-    policy.train()
-    began = time.monotonic()
-    total = 0.0
-    for step in tracked("steps", range(start, args.steps), args.steps):
-        batch = _batch(windows, rng.integers(len(windows), size=args.batch))
-        points = batch["observation.environment_state"]
-        batch["observation.environment_state"] = points + args.noise * torch.randn_like(points)
-        pads = batch.pop("action_is_pad").to(place)
-        prepared = {**preprocessor(batch), "action_is_pad": pads}
-        with torch.autocast(place.type, dtype=torch.bfloat16, enabled=args.bf16):
-            loss, _ = policy.forward(prepared)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update(policy)
-        total += loss.item()
-        if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
-            averaged = make_policy(tuple(args.down_dims), args.kernel_size, str(place))
-            average.write_to(averaged)
-            row = {
-                "step": step + 1,
-                "loss": total / ((step - start) % args.log_every + 1),
-                "held_out": _held_out_loss(averaged.eval(), preprocessor, held_windows),
-                "seconds": round(time.monotonic() - began, 1),
-            }
-            total = 0.0
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            print(json.dumps(row), flush=True)
-            torch.save(
-                {
-                    "policy": policy.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "average": average.state_dict(),
-                    "stats": stats,
-                    "step": step + 1,
-                },
-                checkpoint,
-            )
-            # What is shipped loads where there is no GPU.
-            averaged.config.device = "cpu"
-            export(averaged.cpu(), stats, network, Path(args.out))
-    log.close()
-    weights = Path(args.out) / WEIGHTS_FILE
-    print(f"{weights}: sha256 {file_sha256(weights)}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -430,24 +312,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--demos", default="data/pusht/demos", help="folder of demonstration episodes"
     )
     parser.add_argument("--keypoints", default="data/keypoints/keypoints.safetensors")
-    parser.add_argument("--work", default="data/policy", help="folder of checkpoints and logs")
-    parser.add_argument("--out", default="models/pusht/policy", help="LeRobot folder to write")
-    parser.add_argument("--steps", type=int, default=5_000, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
-    parser.add_argument("--ema", type=float, default=0.999, help="decay of the weight average")
     parser.add_argument("--noise", type=float, default=1.0, help="noise on keypoints, mm")
     parser.add_argument("--min-coverage", type=float, default=0.8, help="keep better episodes")
     parser.add_argument("--down-dims", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--kernel-size", type=int, default=3)
     parser.add_argument("--limit", type=int, default=None, help="at most so many episode files")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--log-every", type=int, default=500, help="steps between checkpoints")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    add_fit_arguments(
+        parser,
+        work="data/policy",
+        out="models/pusht/policy",
+        steps=5_000,
+        batch=128,
+        bf16=True,
+    )
 
 
 def run(args: argparse.Namespace) -> int:
