@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(300)
 
 SCALE, OFFSET = np.array([2.0, 1.0]), np.array([0.0, 0.5])
 SEED = 11
-STOCHASTIC_CHUNKS = [kind for kind in tiny.KINDS if kind != "sac"]
+STOCHASTIC_CHUNKS = [kind for kind in tiny.KINDS if kind != tiny.SINGLE]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ class Upstream:
                 noise = self.noise(1, 6, 3)
                 batch = self.batches(window)[0]
                 return self.setpoints(self.policy.predict_action_chunk(batch, noise=noise))
-            if self.kind == "sac":
+            if self.kind == tiny.SINGLE:
                 torch.manual_seed(SEED)
                 return self.setpoints(self.policy.select_action(self.batches(window)[0]))[:, None]
             batch = self.fill(window)
@@ -271,6 +271,73 @@ def test_the_picture_is_encoded_once(
     assert sum(sizes) in (1, policy.history)
 
 
+@pytest.mark.parametrize("kind", ["pi0", "pi05"])
+def test_the_flow_of_pi0_and_its_successor(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real classes with a very small Gemma and one layer of vision."""
+    import importlib
+
+    from lerobot.policies.factory import get_policy_class, make_policy_config
+    from transformers.models.auto import CONFIG_MAPPING
+
+    from worldforge_ros.policies.samplers import FlowSampler
+
+    module = importlib.import_module(f"lerobot.policies.{kind}.modeling_{kind}")
+    gemma = SimpleNamespace(width=32, depth=2, mlp_dim=32, num_heads=2, num_kv_heads=1, head_dim=16)
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 14}
+
+    small = {
+        "paligemma": lambda: CONFIG_MAPPING["paligemma"](vision_config=vision),
+        "gemma": CONFIG_MAPPING["gemma"],
+    }
+    name = next(n for n in vars(module) if n.startswith("PaliGemmaForConditionalGeneration"))
+    whole = getattr(module, name)
+
+    def narrow(config: Any) -> Any:
+        config.vision_config.projection_dim = gemma.width
+        return whole(config=config)
+
+    monkeypatch.setattr(module, name, narrow)
+    monkeypatch.setattr(module, "get_gemma_config", lambda variant: gemma)
+    monkeypatch.setattr(module, "CONFIG_MAPPING", small)
+    config = make_policy_config(
+        kind,
+        device="cpu",
+        push_to_hub=False,
+        chunk_size=6,
+        n_action_steps=6,
+        max_state_dim=4,
+        max_action_dim=3,
+        num_inference_steps=3,
+        image_resolution=(28, 28),
+        dtype="float32",
+        input_features=tiny.features(
+            {"observation.state": (2,), "observation.images.top": (3, tiny.SIDE, tiny.SIDE)}
+        ),
+        output_features=tiny.features({"action": (2,)}),
+    )
+    torch.manual_seed(0)
+    try:
+        policy = get_policy_class(kind)(config).eval()
+    except ValueError as error:
+        if "transformer version" not in str(error):
+            raise
+        pytest.skip(f"this LeRobot cannot run {kind} with the released transformers: {error}")
+    batch = {
+        "observation.state": torch.randn(1, 2),
+        "observation.images.top": torch.rand(1, 3, tiny.SIDE, tiny.SIDE),
+        "observation.language.tokens": torch.arange(8)[None],
+        "observation.language.attention_mask": torch.arange(8)[None] < 5,
+    }
+    with torch.inference_mode():
+        found = FlowSampler(policy).sample(batch, 4, torch.Generator().manual_seed(SEED), {})
+        noise = torch.randn((4, 6, 3), generator=torch.Generator().manual_seed(SEED))
+        expected = torch.cat(
+            [policy.predict_action_chunk(dict(batch), noise=one[None]) for one in noise]
+        )
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert float((found[0] - found[1]).abs().max()) > 1e-3
+
+
 def test_the_first_act_candidate_is_the_policys_own_whatever_the_seed(
     load: Callable[..., LeRobotPolicy],
 ) -> None:
@@ -356,11 +423,11 @@ def test_select_action_is_the_first_action_of_the_chunk(
 
 
 def test_a_policy_without_chunks(load: Callable[..., LeRobotPolicy]) -> None:
-    policy = load("sac")
+    policy = load(tiny.SINGLE)
     proposal = policy.propose(tiny.window(1), 4, seed=1)
     assert proposal.candidates.shape == (4, 1, 2)
     assert proposal.metadata["mode"] == "select_action"
-    assert "select_action for a policy of type sac" in refused(
+    assert f"select_action for a policy of type {tiny.SINGLE}" in refused(
         policy, ErrorCode.POLICY_MODE_UNSUPPORTED, mode="predict_chunk"
     )
     assert "'dream'" in refused(policy, ErrorCode.POLICY_MODE_UNSUPPORTED, mode="dream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ STATISTICS = {
     "action": ([0.1, 0.2], [1.5, 0.5]),
 }
 """Mean and standard deviation by feature."""
-KINDS = ("act", "diffusion", "vqbet", "tdmpc", "sac", "smolvla")
+SINGLE = "sac" if find_spec("lerobot.policies.sac") else "gaussian_actor"
+"""What this LeRobot calls the policy that answers with one action."""
+KINDS = ("act", "diffusion", "vqbet", "tdmpc", SINGLE, "smolvla")
 
 
 def image_key(kind: str) -> str:
@@ -111,10 +114,13 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
             "noise_scheduler_type": "DDIM",
             "num_inference_steps": 4,
             "down_dims": (16, 32),
+            "use_separate_rgb_encoder_per_camera": False,
             "horizon": 8,
             "n_action_steps": 7,
             "n_obs_steps": 2,
             "kernel_size": 3,
+            "pretrained_backbone_weights": None,
+            "use_group_norm": True,
             "spatial_softmax_num_keypoints": 4,
             "diffusion_step_embed_dim": 16,
             "crop_shape": None,
@@ -122,6 +128,8 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
     if kind == "vqbet":
         return {
             "crop_shape": None,
+            "pretrained_backbone_weights": None,
+            "use_group_norm": True,
             "gpt_n_layer": 1,
             "gpt_n_head": 2,
             "gpt_input_dim": 32,
@@ -142,12 +150,12 @@ def settings(kind: str, folder: Path) -> dict[str, Any]:
             "n_pi_samples": 4,
             "n_elites": 4,
         }
-    if kind == "sac":
+    if kind == SINGLE:
         return {
             "latent_dim": 8,
             "state_encoder_hidden_dim": 8,
             "image_encoder_hidden_dim": 4,
-            "use_torch_compile": False,
+            **({"use_torch_compile": False} if kind == "sac" else {}),
         }
     if kind == "smolvla":
         return {

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 from lerobot.configs.types import FeatureType, PipelineFeatureType, PolicyFeature
-from lerobot.processor.core import EnvTransition, TransitionKey
-from lerobot.processor.pipeline import ProcessorStep, ProcessorStepRegistry
+from lerobot.processor import EnvTransition, ProcessorStep, ProcessorStepRegistry, TransitionKey
 from torch import Tensor
 
 from worldforge_ros.errors import ErrorCode, mismatch
@@ -29,14 +28,15 @@ class ImageToKeypoints(ProcessorStep):
     ``output_key`` (..., outputs).
 
     The picture is taken out of the observation. Any leading dimensions (batch, batch and time) are
-    kept. ``shrink``: means over squares of so many pixels are what the network sees, so that H and
-    W are ``shrink`` times its own height and width. ``network``: fields of
-    :class:`worldforge_ros.policies.keypoint_network.NetworkShape` other than its defaults.
+    kept. ``image_size`` (H, W) of the pictures, when it is not the network's own: then they are
+    brought to the network's size as :func:`worldforge_ros.scorers.encoders.resize_pixels` does it.
+    ``network``: fields of :class:`worldforge_ros.policies.keypoint_network.NetworkShape` other than
+    its defaults.
     """
 
     image_key: str = "observation.image"
     output_key: str = "observation.environment_state"
-    shrink: int = 1
+    image_size: list[int] | None = None
     network: dict[str, Any] = field(default_factory=dict)
 
     _network: KeypointNetwork | None = field(default=None, init=False, repr=False)
@@ -49,8 +49,8 @@ class ImageToKeypoints(ProcessorStep):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(3, H, W) of the pictures that are taken."""
-        own = self.shape
-        return (3, own.height * self.shrink, own.width * self.shrink)
+        height, width = self.image_size or (self.shape.height, self.shape.width)
+        return (3, height, width)
 
     @property
     def ready(self) -> bool:
@@ -102,8 +102,11 @@ class ImageToKeypoints(ProcessorStep):
         self._network.to(image.device)
         lead = image.shape[:-3]
         pictures = image.reshape(-1, *self.image_shape)
-        if self.shrink > 1:
-            pictures = torch.nn.functional.avg_pool2d(pictures, self.shrink)
+        own = (self.shape.height, self.shape.width)
+        if pictures.shape[-2:] != own:
+            pictures = torch.nn.functional.interpolate(
+                pictures, own, mode="bilinear", antialias=True
+            )
         with torch.no_grad():
             points: Tensor = self._network(pictures)
         return points.reshape(*lead, self.shape.outputs)
@@ -113,7 +116,7 @@ class ImageToKeypoints(ProcessorStep):
         return {
             "image_key": self.image_key,
             "output_key": self.output_key,
-            "shrink": self.shrink,
+            "image_size": self.image_size,
             "network": self.network,
         }
 
