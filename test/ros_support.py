@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -86,7 +87,9 @@ class Ros:
         )
 
     def process(self, module: str, *arguments: str, **parameters: Any) -> NodeProcess:
-        """Start ``worldforge_ros.nodes.<module>`` as a process in this test's domain."""
+        """Start ``worldforge_ros.nodes.<module>``, or the file ``<module>`` of the tests, as a process
+        in this test's domain.
+        """
         return NodeProcess(module, self.domain, arguments, parameters)
 
     def close(self) -> None:
@@ -107,7 +110,10 @@ class NodeProcess:
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             settings += ["-p", f"{name}:={text}"]
-        command = [sys.executable, "-m", f"worldforge_ros.nodes.{module}", "--ros-args"]
+        program = [str(Path(__file__).parent / module)]
+        if not module.endswith(".py"):
+            program = ["-m", f"worldforge_ros.nodes.{module}"]
+        command = [sys.executable, *program, "--ros-args"]
         environment = {
             **os.environ,
             "ROS_DOMAIN_ID": str(domain),
