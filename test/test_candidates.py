@@ -338,6 +338,31 @@ def test_the_flow_of_pi0_and_its_successor(kind: str, monkeypatch: pytest.Monkey
     assert float((found[0] - found[1]).abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["diffusion", "vqbet", "smolvla"])
+def test_a_type_without_a_sampler_of_its_own(
+    kind: str,
+    folder: Callable[..., Path],
+    upstream: Callable[[str], Upstream],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What any other type of LeRobot's registry gets, on policies that have better."""
+    from worldforge_ros.policies import samplers
+
+    monkeypatch.setattr(samplers, "SAMPLERS", {})
+    policy = load_lerobot_policy(folder(kind), tiny.robot(kind))
+    window = tiny.window(policy.history)
+    other = upstream(kind)
+    with torch.no_grad():
+        batch = other.batches(window)[0] if kind == "smolvla" else other.fill(window)
+        torch.manual_seed(SEED)
+        expected = other.setpoints(other.policy.predict_action_chunk(batch))
+    np.testing.assert_allclose(policy.propose(window, 1, seed=SEED).candidates, expected, atol=1e-5)
+    many = policy.propose(window, 4, seed=SEED)
+    assert many.candidates.shape == (4, *expected.shape[1:])
+    assert float(many.metadata["diversity"]) > 1e-3
+    assert many.metadata["randomness"] == "whatever the policy draws itself"
+
+
 def test_the_first_act_candidate_is_the_policys_own_whatever_the_seed(
     load: Callable[..., LeRobotPolicy],
 ) -> None:
