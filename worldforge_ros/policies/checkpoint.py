@@ -128,6 +128,16 @@ def check_files(folder: Path, policy_type: str = "") -> CheckpointFiles:
                 found=f"without {name}",
                 expected=_FOLDER,
             )
+    for name in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE):
+        if not (folder / name).is_file():
+            raise mismatch(
+                ErrorCode.POLICY_NOT_MIGRATED,
+                f"policy checkpoint {folder}",
+                found=f"without {name}, so its normalisation would be lost",
+                expected="a checkpoint of LeRobot 0.4 or later: run "
+                f"`worldforge migrate-policy {folder} {folder}-migrated` and use the new folder",
+            )
+        _check_steps(folder, name)
     config = read_json(folder / CONFIG_FILE)
     own = canonical(config.get("type"))
     given = canonical(policy_type)
@@ -145,16 +155,6 @@ def check_files(folder: Path, policy_type: str = "") -> CheckpointFiles:
             found="absent",
             expected="a type, here or as policy_type",
         )
-    for name in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE):
-        if not (folder / name).is_file():
-            raise mismatch(
-                ErrorCode.POLICY_NOT_MIGRATED,
-                f"policy checkpoint {folder}",
-                found=f"without {name}, so its normalisation would be lost",
-                expected="a checkpoint of LeRobot 0.4 or later: run "
-                f"`worldforge migrate-policy {folder} {folder}-migrated` and use the new folder",
-            )
-        _check_steps(folder, name)
     return CheckpointFiles(
         folder=folder,
         kind=given or own,

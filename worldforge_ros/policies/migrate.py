@@ -489,7 +489,7 @@ def _no_lerobot(error: ImportError) -> Exception:
         ErrorCode.DEPENDENCY_MISSING,
         "LeRobot",
         found=f"not importable ({error})",
-        expected="the package lerobot 0.4.4 or later",
+        expected="the package lerobot 0.4.4 or later, with what this type of policy needs",
     )
 
 
@@ -639,6 +639,8 @@ def _write_policy(
         # LeRobot announces the load on stdout, which belongs to the program's own results.
         with contextlib.redirect_stdout(sys.stderr):
             policy = policy_class.from_pretrained(str(folder), config=settings, strict=True)
+    except ImportError as error:
+        raise _no_lerobot(error) from error
     except (RuntimeError, ValueError) as error:
         raise mismatch(
             ErrorCode.CHECKPOINT_INVALID,

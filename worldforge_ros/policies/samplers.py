@@ -165,9 +165,8 @@ class ActSampler(Sampler):
         latent = torch.randn((count, self.config.latent_dim), generator=generator)
         latent[0] = 0.0
         latent = latent.to(weight) * options.get("latent_std", 1.0)
-        shared = [model.backbone, model.encoder_img_feat_input_proj] * bool(
-            self.config.image_features
-        )
+        pictures = bool(self.config.image_features)
+        shared = [model.backbone, model.encoder_img_feat_input_proj] if pictures else []
         with contextlib.ExitStack() as stack:
             for module in shared:
                 stack.enter_context(_once(module, count))
