@@ -14,16 +14,26 @@ from hypothesis import strategies as st
 
 from worldforge_ros.bringup import (
     MODEL_ENVIRONMENT,
-    PUSHT_ARGUMENTS,
+    TASKS,
     Argument,
     NodeSpec,
-    pusht_bringup,
+    Task,
+    bring_up,
+    find_task,
 )
+from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.planning.search import SOURCES
 from worldforge_ros.planning.selection import PLANNERS
+from worldforge_ros.resources import resolve_path
+from worldforge_ros.simulation import aloha, pusht
 
 ROOT = Path(__file__).resolve().parents[1]
+PUSHT = TASKS["pusht"]
+GIVEN: dict[str, dict[str, str]] = {
+    "robot": {"embodiment": "aloha", "policy_path": "/p", "world_model": "/w"}
+}
+"""What a task has no defaults for."""
 SIX = [
     "observation_node",
     "policy_node",
@@ -35,11 +45,58 @@ SIX = [
 
 
 def bringup(**arguments: str) -> dict[str, NodeSpec]:
-    return {spec.name: spec for spec in pusht_bringup(arguments)}
+    return {spec.name: spec for spec in bring_up(PUSHT, arguments)}
+
+
+def default(task: Task, **arguments: str) -> list[NodeSpec]:
+    """What a task runs with the fewest arguments."""
+    return bring_up(task, GIVEN.get(task.name, {}) | arguments)
+
+
+@pytest.fixture(params=TASKS.values(), ids=lambda task: task.name)
+def task(request: pytest.FixtureRequest) -> Task:
+    return request.param
 
 
 def test_default_runs_six_nodes_and_the_one_that_arms() -> None:
     assert list(bringup()) == [*SIX, "episode_node"]
+
+
+@pytest.mark.parametrize("name", ["pusht", "aloha"])
+def test_tasks_differ_in_their_simulator_and_their_defaults(name: str) -> None:
+    task = TASKS[name]
+    specs = {spec.name: spec for spec in bring_up(task, {"record": "true"})}
+    assert list(specs) == [*SIX[:-1], f"{task.name}_sim", "episode_node"]
+    assert {s.parameters["embodiment"] for s in specs.values()} == {task.name}
+    assert load_embodiment(task.name).name == task.name
+    folder = f"package://worldforge_ros/models/{task.name}"
+    assert specs["policy_node"].parameters["policy_path"] == f"{folder}/policy"
+    assert specs["score_node"].parameters["model_path"] == f"{folder}/world_model"
+    assert specs["planner_node"].parameters["num_candidates"] == task.candidates
+    assert specs["episode_node"].parameters["task"] == task.name
+    assert specs["episode_node"].parameters["duration"] == task.duration
+    defaults = {argument.name: argument.default for argument in task.arguments}
+    assert resolve_path(defaults["params_file"]).is_file()
+
+
+def test_a_task_is_solved_where_its_simulator_says_so() -> None:
+    assert PUSHT.figure.above == pusht.SUCCESS_COVERAGE
+    reward = TASKS["aloha"].figure
+    assert reward.solved(aloha.SUCCESS_REWARD)
+    assert not reward.solved(aloha.SUCCESS_REWARD - 1)
+    assert reward.full == aloha.SUCCESS_REWARD
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(WorldForgeError, match="'chess'; expected one of pusht, aloha") as caught:
+        find_task("chess")
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_alohas_gate_accepts_the_chunks_of_its_policy() -> None:
+    gate = next(s for s in bring_up(TASKS["aloha"]) if s.name == "safety_gate").parameters
+    assert gate["max_step"] == load_embodiment("aloha").policy.step
+    assert gate["max_horizon"] >= 100, "LeRobot's ALOHA policies propose 100 actions"
 
 
 def test_a_robot_is_never_armed_by_default() -> None:
@@ -56,6 +113,51 @@ def test_recording_a_robot_does_not_arm_it() -> None:
     episode = bringup(sim="false", record="true")["episode_node"]
     assert episode.parameters["arm"] is False
     assert episode.parameters["record"] is True
+
+
+def test_any_robot_is_brought_up_in_mock_hardware_with_what_its_policy_looks_at(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.json").write_text('{"n_obs_steps": 3}')
+    given = {"embodiment": "/arm.yaml", "policy_path": str(tmp_path)}
+    specs = {spec.name: spec for spec in bring_up(TASKS["robot"], given)}
+    assert list(specs) == [
+        "observation_node", "policy_node", "planner_node", "safety_gate", "mock_robot",
+        "episode_node",
+    ]  # fmt: skip
+    assert specs["planner_node"].parameters["planner"] == "first"
+    assert specs["planner_node"].parameters["policy_history"] == 3
+    assert specs["mock_robot"].parameters["embodiment"] == "/arm.yaml"
+    assert specs["episode_node"].parameters["arm"] is True
+    assert specs["episode_node"].parameters["sim"] is False, "no progress to read, no reset"
+    real = [spec.name for spec in bring_up(TASKS["robot"], {**given, "sim": "false"})]
+    assert real == ["observation_node", "policy_node", "planner_node", "safety_gate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"policy_path": "/p"}, "embodiment"),
+        ({"embodiment": "/e.yaml"}, "policy_path"),
+        ({"embodiment": "/e.yaml", "policy_path": "/p", "planner": "scored"}, "world_model"),
+        ({"embodiment": "/e.yaml", "policy_path": "/p", "rate": "2.0"}, "rate"),
+        ({"embodiment": "/e.yaml", "policy_path": "/p", "command_topic": "/c"}, "command_topic"),
+    ],
+)
+def test_what_any_robot_must_be_given(arguments: dict[str, str], named: str) -> None:
+    with pytest.raises(WorldForgeError, match=f"argument {named} is") as caught:
+        bring_up(TASKS["robot"], arguments)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_controller_may_listen_elsewhere() -> None:
+    topic = "/joint_trajectory_controller/joint_trajectory"
+    specs = bringup(sim="false", command_topic=topic)
+    assert specs["safety_gate"].remappings == (
+        ("joint_commands", topic),
+        ("joint_trajectory", topic),
+    )
+    assert not any(s.remappings for s in specs.values() if s.name != "safety_gate")
 
 
 def test_only_a_recorded_episode_has_an_end() -> None:
@@ -79,7 +181,7 @@ def test_simulated_time_everywhere_or_nowhere() -> None:
 def test_arguments_reach_the_nodes_that_read_them() -> None:
     specs = bringup(
         policy_path="/p", world_model="/w", device="cuda", num_candidates="8", seed="5",
-        embodiment="/e.yaml", planner="random", output_dir="/out",
+        embodiment="/e.yaml", output_dir="/out",
     )  # fmt: skip
     assert specs["policy_node"].parameters["policy_path"] == "/p"
     # Warmed with as many as will be asked for, so that the first answer is not the slowest.
@@ -89,7 +191,6 @@ def test_arguments_reach_the_nodes_that_read_them() -> None:
     assert specs["policy_node"].parameters["device"] == "cuda"
     assert specs["score_node"].parameters["device"] == "cuda"
     assert specs["planner_node"].parameters["num_candidates"] == 8
-    assert specs["planner_node"].parameters["planner"] == "random"
     assert specs["pusht_sim"].parameters["seed"] == 5
     assert specs["episode_node"].parameters["output_dir"] == "/out"
     assert {s.parameters["embodiment"] for s in specs.values()} == {"/e.yaml"}
@@ -102,12 +203,22 @@ def test_a_search_without_a_policy_needs_no_policy_node() -> None:
     assert specs["planner_node"].parameters["search_std"] == [0.029, 0.029]
     assert specs["episode_node"].parameters["policy"] is False
     assert specs["episode_node"].parameters["policy_path"] == ""
-    choices = {argument.name: argument.choices for argument in PUSHT_ARGUMENTS}
+    choices = {argument.name: argument.choices for argument in PUSHT.arguments}
     assert choices["source"] == SOURCES
     assert choices["planner"] == PLANNERS
     both = bringup(source="cem+policy")
     assert "policy_node" in both
     assert both["episode_node"].parameters["policy"] is True
+
+
+@pytest.mark.parametrize("planner", ["first", "random"])
+def test_a_planner_that_does_not_score_needs_no_score_node(planner: str) -> None:
+    specs = bringup(planner=planner, record="true")
+    assert "score_node" not in specs
+    assert specs["planner_node"].parameters["planner"] == planner
+    assert specs["episode_node"].parameters["scorer"] is False
+    assert specs["episode_node"].parameters["model_path"] == ""
+    assert bringup()["episode_node"].parameters["scorer"] is True
 
 
 def test_model_processes_do_not_spin() -> None:
@@ -145,7 +256,7 @@ def test_namespace_is_absolute(given_: str, expected: str) -> None:
 )
 def test_bad_arguments_are_named(arguments: dict[str, str], field: str) -> None:
     with pytest.raises(WorldForgeError) as caught:
-        pusht_bringup(arguments)
+        bring_up(PUSHT, arguments)
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
     assert field in caught.value.message
 
@@ -155,8 +266,8 @@ def test_numbers_are_parsed_exactly(value: float) -> None:
     assert Argument("x", "float", "0", "").parse(repr(value)) == value
 
 
-def test_every_default_is_valid_and_described() -> None:
-    for argument in PUSHT_ARGUMENTS:
+def test_every_default_is_valid_and_described(task: Task) -> None:
+    for argument in task.arguments:
         argument.parse(argument.default)
         assert argument.description.endswith(".")
 
@@ -212,10 +323,10 @@ def test_a_parameter_file_that_would_be_ignored_is_refused(
     assert found in caught.value.message
 
 
-def test_every_node_is_an_executable_of_the_package() -> None:
+def test_every_node_is_an_executable_of_the_package(task: Task) -> None:
     lines = (ROOT / "executables.txt").read_text().splitlines()
     executables = dict(line.split(" = ") for line in lines if line.strip())
-    for spec in bringup().values():
+    for spec in default(task, planner="scored"):
         assert executables[spec.executable] == f"{spec.module}:main"
 
 
@@ -223,9 +334,9 @@ def declared_parameters(path: Path) -> set[str]:
     """Names that a node file declares: first arguments of the calls that declare parameters."""
     names = set()
     for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
         if (
-            isinstance(call.func, ast.Attribute)
-            and call.func.attr in ("text", "integer", "number", "numbers", "flag")
+            name in ("text", "texts", "integer", "number", "numbers", "flag", "seconds")
             and call.args
             and isinstance(call.args[0], ast.Constant)
         ):
@@ -233,20 +344,31 @@ def declared_parameters(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("spec", pusht_bringup({}), ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, id=f"{task.name}-{spec.name}")
+        for task in TASKS.values()
+        for spec in default(task, planner="scored")
+    ],
+)
 def test_every_parameter_is_declared_by_its_node(spec: NodeSpec) -> None:
     path = ROOT / "worldforge_ros" / "nodes" / f"{spec.executable}.py"
     declared = declared_parameters(path)
-    if spec.executable in ("policy_node", "score_node"):
-        declared |= declared_parameters(ROOT / "worldforge_ros" / "ros" / "model_node.py")
+    bases = {"policy_node": "model", "score_node": "model"}
+    bases |= {f"{task.simulator}_node": "sim" for task in TASKS.values() if not task.mock}
+    if spec.executable in bases:
+        base = ROOT / "worldforge_ros" / "ros" / f"{bases[spec.executable]}_node.py"
+        declared |= declared_parameters(base)
     # rclpy ignores an override of a parameter that no node declares.
     assert set(spec.parameters) - {"use_sim_time"} <= declared
 
 
-@pytest.fixture(scope="module")
-def launch_file() -> Any:
+@pytest.fixture
+def launch_file(task: Task) -> Any:
     pytest.importorskip("launch_ros", reason="launch_ros is not installed")
-    spec = importlib.util.spec_from_file_location("pusht_launch", ROOT / "launch/pusht.launch.py")
+    path = ROOT / f"launch/{task.name}.launch.py"
+    spec = importlib.util.spec_from_file_location(f"{task.name}_launch", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -275,16 +397,19 @@ def launched(module: Any, **arguments: str) -> tuple[Any, list[Any]]:
     [
         {},
         {"sim": "false"},
-        {"rate": "0.5", "num_candidates": "4", "record": "true", "namespace": "/left"},
+        {"num_candidates": "4", "record": "true", "namespace": "/left"},
     ],
 )
 def test_launch_file_runs_what_the_description_says(
-    launch_file: Any, arguments: dict[str, str]
+    task: Task, launch_file: Any, arguments: dict[str, str]
 ) -> None:
     from launch_ros.utilities import evaluate_parameters
 
+    # Mock hardware runs at real time only.
+    rate = {} if task.mock or arguments else {"rate": "0.5"}
+    arguments = GIVEN.get(task.name, {}) | arguments | rate
     context, actions = launched(launch_file, **arguments)
-    specs = pusht_bringup(arguments)
+    specs = bring_up(task, arguments)
     assert len(actions) == len(specs)
     for action, spec in zip(actions, specs, strict=True):
         action._perform_substitutions(context)
@@ -302,10 +427,10 @@ def test_launch_file_runs_what_the_description_says(
         assert env == spec.env
 
 
-def test_launch_file_declares_every_argument_with_its_default(launch_file: Any) -> None:
+def test_launch_file_declares_every_argument_with_its_default(task: Task, launch_file: Any) -> None:
     declared = {a.name: a for a in launch_file.generate_launch_description().get_launch_arguments()}
-    assert list(declared) == [argument.name for argument in PUSHT_ARGUMENTS]
-    for argument in PUSHT_ARGUMENTS:
+    assert list(declared) == [argument.name for argument in task.arguments]
+    for argument in task.arguments:
         action = declared[argument.name]
         assert "".join(part.text for part in action.default_value) == argument.default
         assert action.description.startswith(argument.description)
@@ -313,9 +438,12 @@ def test_launch_file_declares_every_argument_with_its_default(launch_file: Any) 
 
 
 @pytest.mark.parametrize("status", [0, 1, -9])
-def test_launch_fails_when_a_node_ends(launch_file: Any, status: int) -> None:
+def test_launch_fails_when_a_node_ends(status: int) -> None:
+    pytest.importorskip("launch_ros", reason="launch_ros is not installed")
+    from worldforge_ros.ros.launching import node
+
     spec = NodeSpec("policy_node", "policy_node")
-    handler = launch_file.node(spec)._ExecuteLocal__on_exit
+    handler = node(spec)._ExecuteLocal__on_exit
     with pytest.raises(WorldForgeError, match=f"policy_node ended with status {status}"):
         handler(SimpleNamespace(returncode=status), SimpleNamespace(is_shutdown=False))
     assert handler(SimpleNamespace(returncode=status), SimpleNamespace(is_shutdown=True)) is None

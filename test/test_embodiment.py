@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from worldforge_ros.embodiment import StateFeature, load_embodiment, parse_embodiment
+from worldforge_ros.embodiment import (
+    StateFeature,
+    load_embodiment,
+    parse_embodiment,
+    unfilled,
+)
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.resources import share_dir
 
@@ -20,7 +25,7 @@ def test_pusht_says_what_the_design_says() -> None:
     pusht = load_embodiment("pusht")
     assert pusht.joint_names == ("pusher_x", "pusher_y")
     assert (pusht.joints[0].min_position, pusht.joints[0].max_position) == (0.0, 0.512)
-    assert pusht.world_model.block_duration == pytest.approx(0.5)
+    assert pusht.scoring.block_duration == pytest.approx(0.5)
     state = pusht.policy.features["observation.state"]
     assert isinstance(state, StateFeature)
     assert state.scale == (1000.0, 1000.0)
@@ -96,3 +101,52 @@ def test_a_missing_file_and_a_broken_file(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text(yaml.safe_dump(PUSHT))
     assert load_embodiment(own) == load_embodiment("pusht")
+
+
+@pytest.mark.parametrize("absent", [None, KeyError])
+def test_a_robot_without_a_world_model_is_refused_only_where_something_is_scored(
+    absent: Any,
+) -> None:
+    robot = parse_embodiment(changed("world_model", absent))
+    assert robot.world_model is None
+    with pytest.raises(WorldForgeError, match=r"field world_model is absent in pusht") as caught:
+        robot.scoring  # noqa: B018  reading it is what raises
+    assert caught.value.code is ErrorCode.EMBODIMENT_INVALID
+    assert "'first' and 'random' do without" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("task", "task"),
+        ("joints.1.name", "joints[1].name"),
+        ("cameras.top.topic", "cameras.top.topic"),
+        ("policy.action.scale", "policy.action.scale"),
+        ("world_model.proprio.quantities", "world_model.proprio.quantities"),
+    ],
+)
+@pytest.mark.parametrize("value", ["TODO", "TODO shoulder_pan", ["TODO", 1.0]])
+def test_what_a_person_has_not_filled_in_is_refused(path: str, field: str, value: Any) -> None:
+    if isinstance(value, list):
+        field += "[0]"
+    data = changed(path, value)
+    assert unfilled(data) == (field,)
+    with pytest.raises(WorldForgeError) as caught:
+        parse_embodiment(data)
+    assert caught.value.code is ErrorCode.EMBODIMENT_INVALID
+    assert f"field {field} is still TODO" in caught.value.message
+
+
+def test_all_gaps_are_found_in_the_files_order() -> None:
+    data = changed("policy.step", "TODO")
+    data["task"] = "TODO"
+    data["policy"]["features"]["observation.state"]["scale"] = ["TODO", "TODO"]
+    assert unfilled(data) == (
+        "task",
+        "policy.step",
+        "policy.features.observation.state.scale[0]",
+        "policy.features.observation.state.scale[1]",
+    )
+    with pytest.raises(WorldForgeError, match=r"field task is still TODO.*and 3 more"):
+        parse_embodiment(data)
+    assert unfilled(PUSHT) == ()

@@ -15,6 +15,8 @@ from typing import Literal
 import yaml
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.policies.checkpoint import CONFIG_FILE, read_json
+from worldforge_ros.recording.figure import COVERAGE, REWARD, UNMEASURED, Figure
 from worldforge_ros.resources import PACKAGE, resolve_path
 
 ArgumentType = Literal["bool", "int", "float", "text"]
@@ -25,6 +27,9 @@ MODEL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": "1"}
 )
 """For processes that run a model: OpenMP threads that spin starve the other nodes."""
+
+COMMAND_TOPICS = ("joint_commands", "joint_trajectory")
+"""What the gate publishes, one of them."""
 
 LONGEST_RECORDING = 3600.0
 """Seconds; a recording is kept in memory until it is written."""
@@ -100,63 +105,148 @@ class NodeSpec:
         return f"{self.namespace.rstrip('/')}/{self.name}"
 
 
-PUSHT_ARGUMENTS: tuple[Argument, ...] = (
-    Argument("sim", "bool", "true", "Run the PushT simulator; false when a robot is connected."),
-    Argument(
-        "policy_path",
-        "text",
-        f"package://{PACKAGE}/models/pusht/policy",
-        "LeRobot checkpoint folder of the policy that proposes.",
-    ),
-    Argument(
-        "world_model",
-        "text",
-        f"package://{PACKAGE}/models/pusht/world_model",
-        "LeWorldModel checkpoint folder of the world model that scores.",
-    ),
-    Argument("device", "text", "cpu", "Torch device of both models: cpu, cuda or cuda:N."),
-    Argument("num_candidates", "int", "32", "Action chunks that the policy proposes in a cycle."),
-    Argument(
-        "planner",
-        "text",
-        "scored",
-        "How a candidate is chosen: by world-model cost, the first one, or at random.",
-        choices=("scored", "first", "random"),
-    ),
-    Argument(
-        "source",
-        "text",
-        "policy",
-        "Where candidates come from: the policy, a search over the world model, or a search that "
-        "starts from the policy's candidates.",
-        choices=("policy", "cem", "cem+policy"),
-    ),
-    Argument(
-        "rate",
-        "float",
-        "1.0",
-        "Simulation speed against real time; unless it is 1, all nodes use the simulator's /clock.",
-    ),
-    Argument("seed", "int", "0", "Seed of the simulated episode and of the policy's samples."),
-    Argument(
-        "arm",
-        "text",
-        "auto",
-        "Arm the safety gate once everything answers; auto: only with the simulator.",
-        choices=("auto", "true", "false"),
-    ),
-    Argument("record", "bool", "false", "Record one episode, write its report and end."),
-    Argument("duration", "float", "30.0", "Longest recorded episode, in seconds of ROS time."),
-    Argument("output_dir", "text", "", "Folder of the recording; empty: runs/<time> here."),
-    Argument("embodiment", "text", "pusht", "Name or path of the embodiment file."),
-    Argument("namespace", "text", "/", "ROS namespace of every node."),
-    Argument(
-        "params_file",
-        "text",
-        f"package://{PACKAGE}/config/params/pusht.yaml",
-        "ROS parameter file with what these arguments do not set; empty: none.",
-    ),
+@dataclass(frozen=True)
+class Task:
+    """A task that can be brought up; its files are found by its name.
+
+    ``candidates`` and ``duration`` (seconds) are the defaults of the arguments ``num_candidates``
+    and ``duration``; ``figure`` is what its simulator measures. ``mock``: the robot is whatever the
+    embodiment file says, its simulator is mock hardware, and all files are the user's.
+    """
+
+    name: str
+    summary: str
+    candidates: int
+    duration: float
+    figure: Figure
+    mock: bool = False
+
+    @property
+    def simulator(self) -> str:
+        """Node name of the simulator; its executable is the same with ``_node`` appended."""
+        return "mock_robot" if self.mock else f"{self.name}_sim"
+
+    def _own(self, text: str) -> str:
+        """The default of an argument that a user's own robot has none for."""
+        return "" if self.mock else text
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """Every argument of the bring-up, with this task's defaults."""
+        share = f"package://{PACKAGE}"
+        return (
+            Argument(
+                "sim",
+                "bool",
+                "true",
+                f"Run {'mock hardware' if self.mock else 'the simulator'}; false when a robot is "
+                "connected.",
+            ),
+            Argument(
+                "policy_path",
+                "text",
+                self._own(f"{share}/models/{self.name}/policy"),
+                "LeRobot checkpoint folder of the policy that proposes.",
+            ),
+            Argument(
+                "world_model",
+                "text",
+                self._own(f"{share}/models/{self.name}/world_model"),
+                "LeWorldModel checkpoint folder of the world model that scores.",
+            ),
+            Argument("device", "text", "cpu", "Torch device of both models: cpu, cuda or cuda:N."),
+            Argument(
+                "num_candidates",
+                "int",
+                str(self.candidates),
+                "Action chunks that the policy proposes in a cycle.",
+            ),
+            Argument(
+                "planner",
+                "text",
+                "first" if self.mock else "scored",
+                "How a candidate is chosen: by world-model cost, the first one, or at random.",
+                choices=("scored", "first", "random"),
+            ),
+            Argument(
+                "source",
+                "text",
+                "policy",
+                "Where candidates come from: the policy, a search over the world model, or a "
+                "search that starts from the policy's candidates.",
+                choices=("policy", "cem", "cem+policy"),
+            ),
+            Argument(
+                "rate",
+                "float",
+                "1.0",
+                "Simulation speed against real time; unless it is 1, all nodes use the "
+                "simulator's /clock.",
+            ),
+            Argument(
+                "seed", "int", "0", "Seed of the simulated episode and of the policy's samples."
+            ),
+            Argument(
+                "arm",
+                "text",
+                "auto",
+                "Arm the safety gate once everything answers; auto: only with the simulator.",
+                choices=("auto", "true", "false"),
+            ),
+            Argument(
+                "command_topic",
+                "text",
+                "",
+                "Where a robot's controller listens to the gate; empty: joint_commands or "
+                "joint_trajectory, as the gate's parameter output says.",
+            ),
+            Argument("record", "bool", "false", "Record one episode, write its report and end."),
+            Argument(
+                "duration",
+                "float",
+                f"{self.duration:.1f}",
+                "Longest recorded episode, in seconds of ROS time.",
+            ),
+            Argument("output_dir", "text", "", "Folder of the recording; empty: runs/<time> here."),
+            Argument(
+                "embodiment", "text", self._own(self.name), "Name or path of the embodiment file."
+            ),
+            Argument("namespace", "text", "/", "ROS namespace of every node."),
+            Argument(
+                "params_file",
+                "text",
+                self._own(f"{share}/config/params/{self.name}.yaml"),
+                "ROS parameter file with what these arguments do not set; empty: none.",
+            ),
+        )
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        task.name: task
+        for task in (
+            Task("pusht", "push the T block onto the goal outline", 32, 30.0, COVERAGE),
+            Task("aloha", "hand the cube from the right arm to the left", 8, 20.0, REWARD),
+            Task("robot", "any robot with an embodiment file", 1, 20.0, UNMEASURED, mock=True),
+        )
+    }
 )
+"""Every task that can be brought up, by name."""
+
+
+def find_task(name: str) -> Task:
+    """The task called ``name``.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` when there is none.
+    """
+    if name not in TASKS:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "task",
+            found=repr(name),
+            expected=f"one of {', '.join(TASKS)}",
+        )
+    return TASKS[name]
 
 
 def parse_arguments(table: Sequence[Argument], arguments: Mapping[str, str]) -> dict[str, Scalar]:
@@ -176,21 +266,22 @@ def parse_arguments(table: Sequence[Argument], arguments: Mapping[str, str]) -> 
     return {a.name: a.parse(arguments.get(a.name, a.default)) for a in table}
 
 
-def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
-    """The nodes of the PushT task for ``name: text`` arguments of :data:`PUSHT_ARGUMENTS`.
+def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
+    """The nodes of ``task`` for ``name: text`` arguments of :attr:`Task.arguments`.
 
     Parameters come from ``params_file``, and from the arguments for those that an argument owns.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` for an argument or a parameter file that cannot be
         used.
     """
-    values = parse_arguments(PUSHT_ARGUMENTS, arguments or {})
+    values = parse_arguments(task.arguments, arguments or {})
     sim, rate, record = bool(values["sim"]), float(values["rate"]), bool(values["record"])
     if rate <= 0:
         raise mismatch(ErrorCode.INVALID_ARGUMENT, "argument rate", found=rate, expected="above 0")
-    if not sim and rate != 1.0:
+    if (task.mock or not sim) and rate != 1.0:
+        where = f"task {task.name}" if task.mock else "sim=false"
         raise mismatch(
-            ErrorCode.INVALID_ARGUMENT, "argument rate", found=rate, expected="1.0 with sim=false"
+            ErrorCode.INVALID_ARGUMENT, "argument rate", found=rate, expected=f"1.0 with {where}"
         )
     if int(values["num_candidates"]) < 1:
         raise mismatch(
@@ -214,6 +305,23 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             expected=f"above 0 and at most {LONGEST_RECORDING:g} when recording",
         )
     has_policy = values["source"] != "cem"
+    has_scorer = values["planner"] == "scored"
+    needed = ["embodiment", *(["policy_path"] * has_policy), *(["world_model"] * has_scorer)]
+    for name in needed:
+        if not values[name]:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                f"argument {name}",
+                found="empty",
+                expected=f"a value: task {task.name} has no default for it",
+            )
+    if sim and values["command_topic"]:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "argument command_topic",
+            found=repr(values["command_topic"]),
+            expected="empty unless sim=false: the simulator listens to the gate's own topics",
+        )
     arm = sim if values["arm"] == "auto" else values["arm"] == "true"
     namespace = "/" + str(values["namespace"]).strip("/")
     use_sim_time = rate != 1.0
@@ -239,32 +347,39 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
             "score_node",
             own(model_path="world_model", device="device", warmup_candidates="num_candidates"),
             env=model_env,
+            runs=has_scorer,
         ),
         _Node(
             "planner_node",
             "planner_node",
-            own(planner="planner", source="source", num_candidates="num_candidates", seed="seed"),
+            own(planner="planner", source="source", num_candidates="num_candidates", seed="seed")
+            | (_policy_history(str(values["policy_path"])) if task.mock and has_policy else {}),
         ),
-        _Node("safety_gate_node", "safety_gate", {}),
+        _Node("safety_gate_node", "safety_gate", {}, commands=str(values["command_topic"])),
         _Node(
-            "pusht_sim_node",
-            "pusht_sim",
-            own(seed="seed", rate="rate") | {"publish_clock": ("rate", use_sim_time)},
+            f"{task.simulator}_node",
+            task.simulator,
+            {}
+            if task.mock
+            else own(seed="seed", rate="rate") | {"publish_clock": ("rate", use_sim_time)},
             runs=sim,
         ),
         _Node(
             "episode_node",
             "episode_node",
             own(
-                sim="sim",
                 record="record",
                 seed="seed",
                 output_dir="output_dir",
-                model_path="world_model",
             )
             | {
+                # Mock hardware has no episodes to reset and no progress to read.
+                "sim": ("sim", sim and not task.mock),
+                "task": ("TASK", task.name),
                 "policy": ("source", has_policy),
                 "policy_path": ("policy_path", str(values["policy_path"]) if has_policy else ""),
+                "scorer": ("planner", has_scorer),
+                "model_path": ("world_model", str(values["world_model"]) if has_scorer else ""),
                 # A fresh simulator has the episode of its seed; a reset would take the next one.
                 "reset": ("sim", False),
                 "arm": ("arm", arm),
@@ -292,6 +407,9 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
                     name=node.name,
                     namespace=namespace,
                     parameters={**extra, **{name: value for name, (_, value) in owned.items()}},
+                    remappings=tuple((topic, node.commands) for topic in COMMAND_TOPICS)
+                    if node.commands
+                    else (),
                     env=node.env,
                     exit_ends_all=node.executable == "episode_node",
                 )
@@ -299,21 +417,27 @@ def pusht_bringup(arguments: Mapping[str, str] | None = None) -> list[NodeSpec]:
     return specs
 
 
+def _policy_history(path: str) -> dict[str, tuple[str, ParameterValue]]:
+    """How many observations a checkpoint on this machine looks at, for the planner."""
+    file = resolve_path(path) / CONFIG_FILE
+    if not file.is_file():
+        return {}
+    return {"policy_history": ("policy_path", int(read_json(file).get("n_obs_steps", 1)))}
+
+
 @dataclass(frozen=True)
 class _Node:
-    """A node before the parameter file is read; ``owned``: parameter -> (argument, value)."""
+    """A node before the parameter file is read; ``owned``: parameter -> (argument, value).
+
+    ``commands`` is where its :data:`COMMAND_TOPICS` go, empty for their own names.
+    """
 
     executable: str
     name: str
     owned: Mapping[str, tuple[str, ParameterValue]]
     env: Mapping[str, str] = field(default_factory=dict)
     runs: bool = True
-
-
-TASKS: Mapping[str, tuple[tuple[Argument, ...], str]] = MappingProxyType(
-    {"pusht": (PUSHT_ARGUMENTS, "PushT: push the T block onto the goal outline.")}
-)
-"""Arguments and one sentence for each task that can be brought up."""
+    commands: str = ""
 
 
 def _parameters_from_file(

@@ -12,13 +12,15 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from worldforge_ros import __version__
+from worldforge_ros.bringup import TASKS as BRINGUPS
+from worldforge_ros.bringup import bring_up, find_task
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 
 EXIT_OK = 0
@@ -26,14 +28,27 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 TASKS = ("pusht",)
-TRAINING = {
-    "demos": "demos",
-    "keypoints": "keypoints",
-    "policy": "policy",
-    "world-model": "world_model",
-    "predictor": "predictor",
+QUALITY = ("pusht", "aloha")
+"""Tasks whose world model ``worldforge quality`` measures."""
+TRAINING: dict[str, dict[str, str]] = {
+    "demos": {"pusht": "demos", "aloha": "aloha_demos"},
+    "play": {"aloha": "aloha_play"},
+    "keypoints": {"pusht": "keypoints", "aloha": "aloha_reader"},
+    "policy": {"pusht": "policy", "aloha": "aloha_policy"},
+    "world-model": {"pusht": "world_model", "aloha": "world_model --embodiment aloha"},
+    "predictor": {"pusht": "predictor", "aloha": "predictor --embodiment aloha"},
 }
-"""What can be trained, and the module of ``worldforge_ros.training`` that does it."""
+"""What can be trained for which task: the module of ``worldforge_ros.training`` that does it, and
+the options that make it the task's."""
+
+EVALUATION = {
+    "pusht": "",
+    "aloha": "--protocol transfer --embodiment aloha --candidates 8 "
+    "--policy package://worldforge_ros/models/aloha/policy "
+    "--world-model package://worldforge_ros/models/aloha/world_model",
+}
+"""What can be evaluated in lockstep, and the options that make the evaluation the task's."""
+TRAINED = tuple(dict.fromkeys(task for tasks in TRAINING.values() for task in tasks))
 
 Runner = Callable[[argparse.Namespace, list[str]], int]
 
@@ -81,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "worldforge up pusht num_candidates:=16 rate:=0.5",
         add_help=False,
     )
-    up.add_argument("task", nargs="?", choices=TASKS)
+    up.add_argument("task", nargs="?", choices=tuple(BRINGUPS))
 
     demo = _command(
         commands,
@@ -102,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     train.add_argument("what", nargs="?", choices=tuple(TRAINING))
-    train.add_argument("task", nargs="?", choices=TASKS)
+    train.add_argument("task", nargs="?", choices=TRAINED)
 
     evaluate = _command(
         commands,
@@ -112,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "worldforge evaluate pusht --help",
         add_help=False,
     )
-    evaluate.add_argument("task", nargs="?", choices=TASKS)
+    evaluate.add_argument("task", nargs="?", choices=tuple(EVALUATION))
 
     quality = _command(
         commands,
@@ -122,7 +137,20 @@ def _parser() -> argparse.ArgumentParser:
         "worldforge quality pusht --seeds 5000",
         add_help=False,
     )
-    quality.add_argument("task", nargs="?", choices=TASKS)
+    quality.add_argument("task", nargs="?", choices=QUALITY)
+
+    migrate = _command(
+        commands,
+        "migrate-policy",
+        _run_migrate_policy,
+        "rewrite a policy checkpoint of LeRobot before 0.4 for the installed LeRobot",
+        "worldforge migrate-policy diffusion_pusht diffusion_pusht_migrated",
+    )
+    migrate.add_argument("old", type=Path, metavar="OLD", help="folder with config.json")
+    migrate.add_argument("new", type=Path, metavar="NEW", help="folder to write: absent or empty")
+    migrate.add_argument(
+        "--json", action="store_true", help="print one JSON object as the last line"
+    )
 
     bench = _command(
         commands,
@@ -174,6 +202,47 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one JSON object as the last line"
     )
 
+    embodiment = _command(
+        commands,
+        "embodiment",
+        _run_embodiment,
+        "draft or check the embodiment file of a robot",
+        "worldforge embodiment check my_arm.yaml --policy /path/to/checkpoint",
+    )
+    verbs = embodiment.add_subparsers(title="verbs", metavar="VERB")
+    init = _command(
+        verbs,
+        "init",
+        _run_embodiment_init,
+        "draft the file from a URDF and a policy; what a person must fill in is TODO",
+        "worldforge embodiment init --urdf robot.urdf --policy /path/to/checkpoint --out arm.yaml",
+    )
+    init.add_argument("--urdf", type=Path, required=True, help="the robot's URDF, expanded")
+    init.add_argument("--policy", required=True, help="LeRobot checkpoint folder")
+    init.add_argument(
+        "--dataset",
+        type=Path,
+        help="LeRobot data set it was trained on, for the names of its actions and the step",
+    )
+    init.add_argument(
+        "--joints", default="", help="joints in the order of the policy's action, comma-separated"
+    )
+    init.add_argument("--name", default="", help="name of the embodiment (the URDF's)")
+    init.add_argument("--out", type=Path, help="file to write; must not exist (standard output)")
+    check = _command(
+        verbs,
+        "check",
+        _run_embodiment_check,
+        "validate the file and tell how it feeds the policy",
+        "worldforge embodiment check my_arm.yaml --policy /path/to/checkpoint",
+    )
+    check.add_argument("file", help="name or path of the file")
+    check.add_argument("--policy", default="", help="LeRobot checkpoint folder to check against")
+    for verb in (init, check):
+        verb.add_argument(
+            "--json", action="store_true", help="print one JSON object as the last line"
+        )
+
     version = _command(
         commands, "version", _run_version, "versions of everything involved", "worldforge version"
     )
@@ -197,9 +266,11 @@ def _command(
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("task", choices=tuple(BRINGUPS))
     parser.add_argument(
-        "--duration", type=float, default=30.0, help="longest episode in simulated seconds (30)"
+        "--duration",
+        type=float,
+        help=f"longest episode in simulated seconds ({_defaults('duration')})",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the episode (0)")
     parser.add_argument(
@@ -211,8 +282,7 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidates",
         type=int,
-        default=32,
-        help="action chunks proposed and scored in a cycle (32)",
+        help=f"action chunks proposed and scored in a cycle ({_defaults('candidates')})",
     )
     parser.add_argument("--out", type=Path, help="folder to write (runs/<time>)")
     parser.add_argument(
@@ -223,6 +293,10 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
         help="any other argument of `worldforge up`, may be repeated",
     )
     parser.add_argument("--verbose", action="store_true", help="show every line of every node")
+
+
+def _defaults(field: str) -> str:
+    return ", ".join(f"{task.name} {getattr(task, field):g}" for task in BRINGUPS.values())
 
 
 def _no_rest(rest: list[str]) -> None:
@@ -247,8 +321,6 @@ def _run_up(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _up_help(parsed: argparse.Namespace) -> str:
-    from worldforge_ros.bringup import TASKS as BRINGUPS
-
     lines = [
         "usage: worldforge up TASK [NAME:=VALUE ...] [--quiet] [--json]",
         "",
@@ -259,9 +331,9 @@ def _up_help(parsed: argparse.Namespace) -> str:
         "  --quiet  leave out INFO and DEBUG lines",
         "  --json   print how every process ended, as the last line",
     ]
-    for task, (table, text) in BRINGUPS.items():
-        lines += ["", f"{task}: {text}"]
-        for argument in table:
+    for task in BRINGUPS.values() if parsed.task is None else [find_task(parsed.task)]:
+        lines += ["", f"{task.name}: {task.summary}"]
+        for argument in task.arguments:
             choices = f" [{'|'.join(argument.choices)}]" if argument.choices else ""
             lines.append(f"  {argument.name}:={argument.default}{choices}")
             lines.append(f"      {argument.description}")
@@ -311,10 +383,9 @@ def _supervise(
     as_json: bool = False,
     log_dir: Path | None = None,
 ) -> int:
-    from worldforge_ros.bringup import pusht_bringup
     from worldforge_ros.supervisor import Console, Supervisor, node_command
 
-    specs = {"pusht": pusht_bringup}[task](arguments)
+    specs = bring_up(find_task(task), arguments)
     # Between two runs on one machine nothing may mix; a user who wants a network says so.
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     width = max(len(spec.name) for spec in specs)
@@ -344,11 +415,14 @@ def _run_demo(parsed: argparse.Namespace, rest: list[str]) -> int:
 def _episode(parsed: argparse.Namespace) -> tuple[int, Path]:
     folder = parsed.out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     arguments = assignments(parsed.set)
+    task = find_task(parsed.task)
+    duration = task.duration if parsed.duration is None else parsed.duration
+    candidates = task.candidates if parsed.candidates is None else parsed.candidates
     fixed = {
-        "duration": str(parsed.duration),
+        "duration": str(duration),
         "seed": str(parsed.seed),
         "rate": str(parsed.rate),
-        "num_candidates": str(parsed.candidates),
+        "num_candidates": str(candidates),
         "output_dir": str(folder),
         "record": "true",
     }
@@ -414,19 +488,66 @@ def bench_text(result: dict[str, Any]) -> str:
 
 def _run_train(parsed: argparse.Namespace, rest: list[str]) -> int:
     if parsed.what is None:
-        print("usage: worldforge train {" + ",".join(TRAINING) + "} {" + ",".join(TASKS) + "} ...")
+        print(
+            "usage: worldforge train {" + ",".join(TRAINING) + "} {" + ",".join(TRAINED) + "} ..."
+        )
         print(f"\n{parsed.summary[0].upper()}{parsed.summary[1:]}.\n\nExample: {parsed.example}")
         return EXIT_OK if _wants_help(rest) else EXIT_USAGE
-    module = f"worldforge_ros.training.{TRAINING[parsed.what]}"
-    return _delegate(module, f"{parsed.prog} {parsed.what}", parsed, rest)
+    tasks = TRAINING[parsed.what]
+    prog = f"{parsed.prog} {parsed.what}"
+    if parsed.task is not None and parsed.task not in tasks:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"task of {prog}",
+            found=parsed.task,
+            expected=" or ".join(tasks),
+        )
+    module, *options = tasks.get(parsed.task, "").split() or [""]
+    return _delegate(f"worldforge_ros.training.{module}", prog, parsed, [*options, *rest], tasks)
 
 
 def _run_evaluate(parsed: argparse.Namespace, rest: list[str]) -> int:
-    return _delegate("worldforge_ros.evaluation.command", parsed.prog, parsed, rest)
+    options = EVALUATION.get(parsed.task, "").split()
+    name = "worldforge_ros.evaluation.command"
+    return _delegate(name, parsed.prog, parsed, [*options, *rest], EVALUATION)
 
 
 def _run_quality(parsed: argparse.Namespace, rest: list[str]) -> int:
-    return _delegate("worldforge_ros.evaluation.quality", parsed.prog, parsed, rest)
+    options = [] if parsed.task is None else ["--embodiment", parsed.task]
+    return _delegate(
+        "worldforge_ros.evaluation.quality", parsed.prog, parsed, [*options, *rest], QUALITY
+    )
+
+
+def _run_migrate_policy(parsed: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldforge_ros.policies.migrate import migrate_policy
+
+    _no_rest(rest)
+    done = migrate_policy(parsed.old, parsed.new)
+    table = Table("type", "shape", "mode", box=None)
+    table.add_column("feature", overflow="fold")
+    table.add_column("buffer", overflow="fold")
+    for feature in done.features:
+        shape = " x ".join(map(str, feature.shape))
+        stems = {name.split(".", 1)[1].rpartition(".")[0] for name in feature.buffers}
+        table.add_row(feature.type, shape, feature.mode, feature.name, *(stems or {"-"}))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(
+        f"\n{done.new}: type {done.type}, {done.parameters} parameters in {done.tensors} tensors, "
+        "all loaded strictly"
+    )
+    console.print(f"copied: {', '.join(done.copied) or 'nothing'}")
+    if done.left_out:
+        console.print(f"left out: {', '.join(done.left_out)}")
+    for note in done.notes:
+        console.print(f"note: {note}")
+    if parsed.json:
+        print(json.dumps(asdict(done)))
+    return EXIT_OK
 
 
 def _run_doctor(parsed: argparse.Namespace, rest: list[str]) -> int:
@@ -462,10 +583,93 @@ def _run_doctor(parsed: argparse.Namespace, rest: list[str]) -> int:
     return EXIT_FAILED if any(check.level == "error" for check in checks) else EXIT_OK
 
 
-def _delegate(name: str, prog: str, parsed: argparse.Namespace, rest: list[str]) -> int:
+def _run_embodiment(parsed: argparse.Namespace, rest: list[str]) -> int:
+    _no_rest(rest)
+    print(
+        f"usage: {parsed.prog} {{init,check}} ...\n\n{parsed.summary[0].upper()}"
+        f"{parsed.summary[1:]}.\n\nExample: {parsed.example}"
+    )
+    return EXIT_USAGE
+
+
+def _run_embodiment_init(parsed: argparse.Namespace, rest: list[str]) -> int:
+    from worldforge_ros.adoption.checkpoint import read_policy
+    from worldforge_ros.adoption.draft import draft_embodiment
+    from worldforge_ros.adoption.urdf import read_urdf
+
+    _no_rest(rest)
+    if parsed.out is not None and parsed.out.exists():
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT, "--out", found=f"{parsed.out}, there", expected="a new file"
+        )
+    draft = draft_embodiment(
+        read_urdf(parsed.urdf),
+        read_policy(parsed.policy, parsed.dataset),
+        [name.strip() for name in parsed.joints.split(",") if name.strip()],
+        parsed.name,
+    )
+    if parsed.out is None and not parsed.json:
+        print(draft.text, end="")
+        return EXIT_OK
+    if parsed.out is not None:
+        parsed.out.parent.mkdir(parents=True, exist_ok=True)
+        parsed.out.write_text(draft.text, encoding="utf-8")
+        print(f"wrote {parsed.out}: joints {', '.join(draft.joints)}")
+        for joint, reason in draft.left_out.items():
+            print(f"left out: {joint}, {reason}")
+        print(f"to fill in, {len(draft.todo)} fields:")
+        for field in draft.todo:
+            print(f"  {field}")
+    if parsed.json:
+        print(json.dumps(asdict(draft)))
+    return EXIT_OK
+
+
+def _run_embodiment_check(parsed: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from worldforge_ros.adoption.check import check_embodiment
+
+    _no_rest(rest)
+    found = check_embodiment(parsed.file, parsed.policy or None)
+    # A pipe or a file has no width of its own.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if found.features:
+        features = ("policy feature", "shape", "fed from", "policy value =")
+        table = Table(*(Column(name, overflow="fold") for name in features), box=None)
+        for row in found.features:
+            table.add_row(row.feature, str(row.shape), row.source, row.conversion)
+        console.print(table, "")
+        names = ("joint", "policy value =", "limits", "in policy units", "speed", "trained on")
+        actions = Table("action", *(Column(name, overflow="fold") for name in names), box=None)
+        for item in found.actions:
+            cells = (item.joint, item.conversion, item.limits, item.limits_in_policy_units)
+            actions.add_row(str(item.index), *cells, item.max_velocity, item.trained or "?")
+        console.print(actions, "")
+    for note in found.notes:
+        print(f"note: {note}")
+    for problem in found.problems:
+        print(f"{problem.code}: {problem.message}")
+    if not found.problems:
+        print(f"{found.embodiment} is right" + (" for this policy" if parsed.policy else ""))
+    if parsed.json:
+        print(json.dumps({**asdict(found), "ok": not found.problems}))
+    return EXIT_FAILED if found.problems else EXIT_OK
+
+
+def _delegate(
+    name: str,
+    prog: str,
+    parsed: argparse.Namespace,
+    rest: list[str],
+    tasks: Collection[str] = TASKS,
+) -> int:
     """Run a module that has ``add_arguments(parser)`` and ``run(args) -> int``."""
     if parsed.task is None:
-        print(f"usage: {prog} {{{','.join(TASKS)}}} ...\n\nExample: {prog} pusht --help")
+        print(
+            f"usage: {prog} {{{','.join(tasks)}}} ...\n\nExample: {prog} {next(iter(tasks))} --help"
+        )
         return EXIT_OK if _wants_help(rest) else EXIT_USAGE
     try:
         module = importlib.import_module(name)

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import yaml
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.resources import share_dir
+
+TODO = "TODO"
+"""A value that begins with this is for a person to fill in; no such file is accepted."""
 
 JointType = Literal["revolute", "continuous", "prismatic"]
 Quantity = Literal["position", "velocity"]
@@ -150,7 +153,7 @@ class WorldModelSpec:
 
 @dataclass(frozen=True)
 class Embodiment:
-    """A validated embodiment file."""
+    """A validated embodiment file; ``world_model`` is None where nothing is scored."""
 
     name: str
     task: str
@@ -159,7 +162,22 @@ class Embodiment:
     observation: ObservationSpec
     tracking: Tracking
     policy: PolicySpec
-    world_model: WorldModelSpec
+    world_model: WorldModelSpec | None
+
+    @property
+    def scoring(self) -> WorldModelSpec:
+        """The ``world_model`` section, for what scores with one.
+
+        :raises WorldForgeError: ``EMBODIMENT_INVALID`` when the file has none.
+        """
+        if self.world_model is None:
+            raise _invalid(
+                "world_model",
+                f"absent in {self.name}",
+                "a section that tells how the robot looks to a world model, since candidates are "
+                "to be scored; the planners 'first' and 'random' do without",
+            )
+        return self.world_model
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -386,8 +404,12 @@ def _policy(
 
 
 def _world_model(
-    section: _Section, joints: tuple[str, ...], cameras: Mapping[str, Camera]
-) -> WorldModelSpec:
+    top: _Section, joints: tuple[str, ...], cameras: Mapping[str, Camera]
+) -> WorldModelSpec | None:
+    if not top.has("world_model"):
+        top.forget("world_model")
+        return None
+    section = top.section("world_model")
     action = section.section("action")
     count = len(joints)
     spec = WorldModelSpec(
@@ -430,11 +452,27 @@ def _proprio(section: _Section, joints: int) -> WorldModelProprio | None:
     return WorldModelProprio(cast(tuple[Quantity, ...], quantities), scale)
 
 
+def unfilled(data: object, path: str = "") -> tuple[str, ...]:
+    """Every field of a parsed YAML document whose value begins with :data:`TODO`, in file order."""
+    if isinstance(data, Mapping):
+        children = [(f"{path}.{key}" if path else str(key), item) for key, item in data.items()]
+    elif isinstance(data, list):
+        children = [(f"{path}[{index}]", item) for index, item in enumerate(data)]
+    else:
+        return (path,) if isinstance(data, str) and data.startswith(TODO) else ()
+    return tuple(field for where, item in children for field in unfilled(item, where))
+
+
 def parse_embodiment(data: object) -> Embodiment:
     """Validate a parsed YAML document.
 
-    :raises WorldForgeError: ``EMBODIMENT_INVALID`` naming the first field that is wrong.
+    :raises WorldForgeError: ``EMBODIMENT_INVALID`` naming the first field that is wrong, or that a
+        person has not filled in.
     """
+    todo = unfilled(data)
+    if todo:
+        others = f" (and {len(todo) - 1} more in this file)" if len(todo) > 1 else ""
+        raise _invalid(todo[0], f"still {TODO}", f"a value that a person fills in{others}")
     top = _Section(data, "")
     joints = _joints(top)
     names = tuple(joint.name for joint in joints)
@@ -452,7 +490,7 @@ def parse_embodiment(data: object) -> Embodiment:
         ),
         tracking=_tracking(top.section("tracking")),
         policy=_policy(top.section("policy"), names, cameras),
-        world_model=_world_model(top.section("world_model"), names, cameras),
+        world_model=_world_model(top, names, cameras),
     )
     observation.done()
     top.done()
@@ -471,6 +509,13 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
     :raises WorldForgeError: ``EMBODIMENT_UNKNOWN`` when there is no such file,
         ``EMBODIMENT_INVALID`` when its content is wrong.
     """
+    return parse_embodiment(read_document(name_or_path))
+
+
+def read_document(name_or_path: str | Path) -> object:
+    """The YAML document of an embodiment, not validated; names and errors as
+    :func:`load_embodiment`.
+    """
     text = str(name_or_path)
     is_path = "/" in text or text.endswith((".yaml", ".yml"))
     path = Path(text).expanduser() if is_path else _shipped(text)
@@ -483,11 +528,11 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
             expected=f"one of {known}, or the path of a YAML file",
         )
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document: object = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = " ".join(str(error).split())
         raise _invalid(str(path), f"not readable as YAML ({first})", "a YAML mapping") from error
-    return parse_embodiment(data)
+    return document
 
 
 def _shipped(name: str) -> Path:

@@ -79,7 +79,7 @@ class ActionBridge:
         :raises WorldForgeError: ``ACTION_STATISTICS_MISSING`` when they are not one finite value a
             joint with a positive std.
         """
-        spec = embodiment.world_model
+        spec = embodiment.scoring
         joints = len(embodiment.joints)
         means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
         for name, values in (("mean", means), ("std", stds)):

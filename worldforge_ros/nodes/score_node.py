@@ -171,7 +171,7 @@ class ScoreNode(ModelNode[Scorer]):
                     f"{setting.name} comes from {setting.source}"
                 )
         scorer = load_scorer(self._config, self.embodiment)
-        spec = self.embodiment.world_model
+        spec = self.embodiment.scoring
         window = blank_window(self.embodiment, scorer.history, spec.block_duration)
         shape = (self._warmup_candidates, self._warmup_blocks * scorer.block)
         still = np.broadcast_to(window[-1].position, (*shape, len(self.embodiment.joints)))
@@ -215,7 +215,7 @@ class ScoreNode(ModelNode[Scorer]):
 
     def _checked_goal(self, message: Image) -> ImageArray:
         goal = convert.image_from_msg(message, "goal")
-        check_image(goal, self.embodiment.world_model.camera, self.embodiment)
+        check_image(goal, self.embodiment.scoring.camera, self.embodiment)
         return goal
 
     async def _on_score(
@@ -381,7 +381,7 @@ class ScoreNode(ModelNode[Scorer]):
             ]
         window = self._history.window(
             scorer.history,
-            self.embodiment.world_model.block_duration,
+            self.embodiment.scoring.block_duration,
             self.embodiment.observation.tolerance,
         )
         self._history.check_age(now, self.embodiment.observation.max_age)

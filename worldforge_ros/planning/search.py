@@ -69,13 +69,16 @@ def _invalid(name: str, found: object, expected: str) -> Exception:
 class Found:
     """What a search offers to choose from, best first: set-points ``candidates`` (E, H, J) float32,
     ``costs`` (E,), and whether each is ``executable`` (E,), within limits from action 0 at
-    ``stamp``.
+    ``stamp``. ``proposed`` (E, H, J) is what they were before they were handed over. Last come the
+    candidates of other sources in that round, named by ``extras``.
     """
 
     candidates: npt.NDArray[np.float32]
     costs: npt.NDArray[np.float32]
     executable: npt.NDArray[np.bool_]
     stamp: int
+    proposed: npt.NDArray[np.float32]
+    extras: tuple[str, ...] = ()
 
 
 class CrossEntropySearch:
@@ -152,31 +155,37 @@ class CrossEntropySearch:
         return setpoints.astype(np.float32)
 
     def tell(self, costs: npt.ArrayLike, handover: Handover) -> None:
-        """Learn the costs (S,) of what :meth:`ask` gave, as ``handover`` would execute it.
+        """Learn the costs (S,) of what :meth:`ask` gave, as ``handover`` would execute it; behind
+        them come those of the candidates of other sources in ``handover``.
 
         :raises WorldForgeError: ``COSTS_INVALID`` when there is not one cost for each sample.
         """
         assert self._asked is not None, "ask first"
         values = np.asarray(costs, dtype=np.float64)
-        if values.shape != (len(self._asked),):
+        count = len(self._asked)
+        if values.shape != (count + len(handover.extras),):
             raise mismatch(
                 ErrorCode.COSTS_INVALID,
                 "costs",
                 found=f"shape {values.shape}",
-                expected=f"({len(self._asked)},), one for each sample",
+                expected=f"({count + len(handover.extras)},), one for each sample",
             )
-        excess = violation(handover.candidates, self._bridge.step, self._embodiment)
-        excess = excess + np.where(handover.reachable, 0.0, 1.0)
+        own = values[:count]
+        excess = violation(handover.candidates[:count], self._bridge.step, self._embodiment)
+        excess = excess + np.where(handover.reachable[:count], 0.0, 1.0)
         # What has no cost is no better for keeping the limits.
-        excess = np.where(np.isfinite(values), excess, np.inf)
-        order = np.lexsort((values, excess))
+        excess = np.where(np.isfinite(own), excess, np.inf)
+        order = np.lexsort((own, excess))
         order = order[: self._settings.elites]
         elites = self._asked[order]
+        taken = np.concatenate([order, np.arange(count, len(values))])
         self._best = Found(
-            candidates=handover.candidates[order],
-            costs=values[order].astype(np.float32),
-            executable=excess[order] == 0.0,
+            candidates=handover.candidates[taken],
+            costs=values[taken].astype(np.float32),
+            executable=np.concatenate([excess[order] == 0.0, handover.reachable[count:]]),
             stamp=handover.stamp,
+            proposed=handover.proposed[taken],
+            extras=handover.extras,
         )
         if self._start is not None and self._told == 0:
             # A policy's candidates may pass the block on different sides, where a mean makes no
@@ -204,7 +213,7 @@ def search_bridge(embodiment: Embodiment, std: Sequence[float] = ()) -> ActionBr
     :param std: per joint in m or rad; empty takes the embodiment file's.
     :raises WorldForgeError: ``ACTION_STATISTICS_MISSING`` when neither gives them.
     """
-    action = embodiment.world_model.action
+    action = embodiment.scoring.action
     if not std and action.std is not None and action.mean is not None:
         return ActionBridge.of(embodiment, action.mean, action.std)
     scaled = np.asarray(std, np.float64)

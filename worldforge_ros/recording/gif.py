@@ -10,13 +10,13 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.recording.log import EpisodeLog, GateSample, Picture, PlanSample
+from worldforge_ros.recording.log import EpisodeLog, GateSample, ImageArray, Picture, PlanSample
 
 SIZE = 480
-"""Side of the scene in pixels."""
+"""Height of the scene in pixels."""
 PANEL = 250
 FRAME_PERIOD = 0.2
 """Seconds between two frames."""
@@ -91,8 +91,9 @@ def _palette(frames: Sequence[Image.Image]) -> Image.Image:
 def _frame(log: EpisodeLog, picture: Picture) -> Image.Image:
     plan = _last([p for p in log.plans if p.outcome == "OK"], picture.time)
     gate = _last(log.gate, picture.time)
-    image = Image.new("RGB", (SIZE + PANEL, SIZE), _BACKGROUND)
-    image.paste(_scene(log, picture, plan), (0, 0))
+    scene = _scene(log, picture, plan)
+    image = Image.new("RGB", (scene.width + PANEL, SIZE), _BACKGROUND)
+    image.paste(scene, (0, 0))
     _panel(image, log, picture, plan, gate)
     return image
 
@@ -108,15 +109,17 @@ def _last(samples: Sequence[T], time: float) -> T | None:
 
 
 def _scene(log: EpisodeLog, picture: Picture, plan: PlanSample | None) -> Image.Image:
-    side = SIZE * _SCALE
-    image = Image.fromarray(picture.image()).resize((side, side), Image.Resampling.BICUBIC)
+    pixels_seen = Image.fromarray(picture.image())
+    size = (round(SIZE * pixels_seen.width / pixels_seen.height), SIZE)
     if log.extent is None:
-        return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        return pixels_seen.resize(size, Image.Resampling.BICUBIC)
+    full = (size[0] * _SCALE, size[1] * _SCALE)
+    image = pixels_seen.resize(full, Image.Resampling.BICUBIC)
     left, top, right, bottom = log.extent
     origin, span = np.array([left, top]), np.array([right - left, bottom - top])
 
     def pixels(points: npt.NDArray[np.float32]) -> list[tuple[float, float]]:
-        return [(float(x), float(y)) for x, y in (points - origin) / span * side]
+        return [(float(x), float(y)) for x, y in (points - origin) / span * full]
 
     draw = ImageDraw.Draw(image)
     if plan is not None and plan.candidates.ndim == 3:
@@ -146,7 +149,7 @@ def _scene(log: EpisodeLog, picture: Picture, plan: PlanSample | None) -> Image.
         for width, colour in ((4 * _SCALE, (255, 255, 255)), (2 * _SCALE, _SETPOINT)):
             draw.line([(x - reach, y), (x + reach, y)], fill=colour, width=width)
             draw.line([(x, y - reach), (x, y + reach)], fill=colour, width=width)
-    return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def cost_strength(costs: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:
@@ -187,27 +190,29 @@ def _panel(
 ) -> None:
     draw = ImageDraw.Draw(image)
     small, normal, large = (ImageFont.load_default(size) for size in (12, 14, 26))
-    left, right = SIZE + _MARGIN, SIZE + PANEL - _MARGIN
+    left, right = image.width - PANEL + _MARGIN, image.width - _MARGIN
 
-    second = right - _INSET
-    for x, inset, caption in (
-        (left, _last(log.camera, picture.time), "camera"),
-        (second, log.goal, "goal"),
-    ):
+    insets: list[tuple[str, Picture | ImageArray | None]] = [("goal", log.goal)]
+    if log.overview:
+        insets.insert(0, ("camera", _last(log.camera, picture.time)))
+    width = right - left if len(insets) == 1 else _INSET
+    for x, (caption, inset) in zip((left, right - _INSET), insets, strict=False):
         draw.text((x, 14), caption, font=small, fill=_FAINT)
         pixels = inset.image() if isinstance(inset, Picture) else inset
+        size = (_INSET, _INSET)
         if pixels is not None:
-            small_picture = Image.fromarray(pixels).resize(
-                (_INSET, _INSET), Image.Resampling.BICUBIC
+            inside = ImageOps.contain(
+                Image.fromarray(pixels), (width, _INSET), Image.Resampling.BICUBIC
             )
-            image.paste(small_picture, (x, 34))
-        draw.rectangle((x - 1, 33, x + _INSET, 34 + _INSET), outline=_RULE)
+            image.paste(inside, (x, 34))
+            size = inside.size
+        draw.rectangle((x - 1, 33, x + size[0], 34 + size[1]), outline=_RULE)
 
     y = 34 + _INSET + 16
-    coverage = [value for time, value in log.coverage if time <= picture.time + 1e-6]
-    draw.text((left, y), "coverage", font=small, fill=_FAINT)
-    value = coverage[-1] if coverage else float("nan")
-    draw.text((left, y + 14), f"{value:.0%}" if coverage else "unknown", font=large, fill=_TEXT)
+    seen = [value for time, value in log.progress if time <= picture.time + 1e-6]
+    draw.text((left, y), log.figure.name, font=small, fill=_FAINT)
+    text = log.figure.text(seen[-1]) if seen else "unknown"
+    draw.text((left, y + 14), text, font=large, fill=_TEXT)
     draw.text((right, y), "time", font=small, fill=_FAINT, anchor="ra")
     draw.text((right, y + 14), f"{picture.time:.1f} s", font=large, fill=_TEXT, anchor="ra")
     _curve(draw, log, picture.time, (left, y + 52, right, y + 104))
@@ -236,6 +241,8 @@ def _panel(
         draw.text((left, y + 1), name, font=normal, fill=_FAINT)
         draw.text((right, y + 1), text, font=normal, fill=_TEXT, anchor="ra")
 
+    if log.extent is None:
+        return
     y = SIZE - 20
     legend = (("costly", _mix(_WORST, _BEST, 0.0), 1), ("cheap", _mix(_WORST, _BEST, 1.0), 2))
     x = left
@@ -248,14 +255,17 @@ def _panel(
 def _curve(
     draw: ImageDraw.ImageDraw, log: EpisodeLog, now: float, box: tuple[int, int, int, int]
 ) -> None:
-    """Coverage so far, on the time axis of the whole episode."""
+    """Progress so far, on the time axis of the whole episode."""
     left, top, right, bottom = box
     draw.line((left, bottom, right, bottom), fill=_RULE)
     draw.line((left, top, right, top), fill=_RULE)
-    total = max(log.duration, 1e-9)
+    total, full = max(log.duration, 1e-9), log.figure.full
     points = [
-        (left + (right - left) * min(time / total, 1.0), bottom - (bottom - top) * min(value, 1.0))
-        for time, value in log.coverage
+        (
+            left + (right - left) * min(time / total, 1.0),
+            bottom - (bottom - top) * min(value / full, 1.0),
+        )
+        for time, value in log.progress
         if time <= now + 1e-6
     ]
     if len(points) > 1:

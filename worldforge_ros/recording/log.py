@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from worldforge_ros.recording.figure import Figure
+
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.uint8]
 
@@ -94,6 +96,7 @@ class EpisodeLog:
     """Everything recorded between arming and disarming; times are seconds of ROS time."""
 
     seed: int
+    figure: Figure
     task: str = ""
     extent: tuple[float, float, float, float] | None = None
     """x and y of the overview's top left, then of its bottom right corner, in metres; None when
@@ -106,7 +109,8 @@ class EpisodeLog:
     plans: list[PlanSample] = field(default_factory=list)
     gate: list[GateSample] = field(default_factory=list)
     chunks: list[ChunkSample] = field(default_factory=list)
-    coverage: list[tuple[float, float]] = field(default_factory=list)
+    progress: list[tuple[float, float]] = field(default_factory=list)
+    """Time and value of ``figure``."""
     overview: list[Picture] = field(default_factory=list)
     camera: list[Picture] = field(default_factory=list)
     goal: ImageArray | None = None

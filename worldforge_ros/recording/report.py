@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from worldforge_ros.recording.figure import figure_of
 from worldforge_ros.recording.log import EpisodeLog, GateSample
 from worldforge_ros.recording.summary import clock_note, latency_rows
-
-SUCCESS_COVERAGE = 0.95
 
 _STAGES = {
     "image_to_observation": "image to observation",
@@ -82,8 +81,8 @@ def write_report(
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
         f"<title>Episode, seed {log.seed}</title><style>{_STYLE}</style></head><body>",
         _headline(log, summary),
-        _embedded(picture),
-        _coverage(log),
+        _embedded(log, picture),
+        _progress(log),
         _costs(log),
         _latency(summary),
         _gate(summary),
@@ -97,16 +96,13 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
 def _headline(log: EpisodeLog, summary: Mapping[str, Any]) -> str:
-    counts, coverage = summary["counts"], summary["coverage"]
+    counts, figure = summary["counts"], figure_of(summary)
+    progress = summary[figure.name]
     reaction = summary["latency_ms"]["capture_to_command"]
     cards = [
-        (_percent(coverage["max"]), "highest coverage"),
-        (_percent(coverage["final"]), "final coverage"),
+        (figure.text(progress["max"]), f"highest {figure.name}"),
+        (figure.text(progress["final"]), f"final {figure.name}"),
         (str(counts["plans"]), "plans"),
         (f"{counts['chunks_scored']:,}", "candidates scored"),
         (f"{counts['chunks_approved']} / {counts['chunks_rejected']}", "approved / rejected"),
@@ -124,10 +120,12 @@ def _headline(log: EpisodeLog, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _embedded(picture: Path | None) -> str:
+def _embedded(log: EpisodeLog, picture: Path | None) -> str:
     if picture is None or not picture.is_file():
         return ""
     data = base64.b64encode(picture.read_bytes()).decode("ascii")
+    if log.extent is None:
+        return f"<img alt='The episode' src='data:image/gif;base64,{data}'>"
     return (
         f"<img alt='The episode: candidates coloured by cost, the chosen one in red' "
         f"src='data:image/gif;base64,{data}'>"
@@ -152,13 +150,13 @@ class _Axes:
         share = (value - self.low) / (self.high - self.low)
         return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
 
-    def frame(self, ticks: Sequence[float], label: str) -> str:
+    def frame(self, ticks: Sequence[float], label: Callable[[float], str]) -> str:
         parts = []
         for value in ticks:
             y = self.y(value)
             parts.append(
                 f"<line class='axis' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y}' y2='{y}'/>"
-                f"<text x='{_LEFT - 6}' y='{y + 4}' text-anchor='end'>{label.format(value)}</text>"
+                f"<text x='{_LEFT - 6}' y='{y + 4}' text-anchor='end'>{label(value)}</text>"
             )
         parts += [
             f"<text x='{self.x(time)}' y='{_HEIGHT - 10}' text-anchor='middle'>{time:g} s</text>"
@@ -185,19 +183,21 @@ def _svg(body: str, title: str, height: int = _HEIGHT) -> str:
     )
 
 
-def _coverage(log: EpisodeLog) -> str:
-    if not log.coverage:
+def _progress(log: EpisodeLog) -> str:
+    if not log.progress:
         return ""
-    axes = _Axes(log.duration, 0.0, 1.0)
-    points = " ".join(f"{axes.x(t)},{axes.y(v)}" for t, v in log.coverage)
-    goal = axes.y(SUCCESS_COVERAGE)
-    body = axes.frame((0.0, 0.25, 0.5, 0.75, 1.0), "{:.0%}")
+    figure = log.figure
+    axes = _Axes(log.duration, 0.0, figure.full)
+    points = " ".join(f"{axes.x(t)},{axes.y(v)}" for t, v in log.progress)
+    goal = axes.y(figure.above)
+    body = axes.frame([share * figure.full for share in (0.0, 0.25, 0.5, 0.75, 1.0)], figure.text)
     body += f"<line class='goal' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{goal}' y2='{goal}'/>"
     body += f"<polyline class='line' points='{points}'/>"
     legend = "".join(f"<i class='{m}'></i>{m.lower()}" for m in _modes_seen(log.gate))
     return (
-        f"<h2>Coverage of the goal</h2><p>Solved above {SUCCESS_COVERAGE:.0%} (dashed). The strip "
-        f"is the mode of the safety gate.</p>{_svg(body, 'coverage over time')}"
+        f"<h2>{figure.name.capitalize()}</h2><p>Solved above {figure.text(figure.above)} (dashed). "
+        "The strip is the mode of the safety gate.</p>"
+        f"{_svg(body, f'{figure.name} over time')}"
         f"{_svg(_mode_strip(log, axes), 'gate mode over time', 14)}"
         f"<p class='legend'>{legend}</p>"
     )
@@ -236,7 +236,7 @@ def _costs(log: EpisodeLog) -> str:
     high = float(np.percentile(np.concatenate([costs for _, costs, _ in cycles]), 99))
     axes = _Axes(log.duration, min(low, 0.0) if low < 0 else low * 0.9, high)
     ticks = _ticks(axes.low, axes.high, 4)
-    body = axes.frame(ticks, "{:.3g}")
+    body = axes.frame(ticks, "{:.3g}".format)
     for time, costs, chosen in cycles:
         x, median = axes.x(time), axes.y(min(float(np.median(costs)), high))
         top, bottom = axes.y(min(float(costs.max()), high)), axes.y(float(costs.min()))

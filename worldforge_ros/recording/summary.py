@@ -1,4 +1,4 @@
-"""Figures of one episode: counts, latencies, coverage, and whether every stage took part."""
+"""Figures of one episode: counts, latencies, progress, and whether every stage took part."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from worldforge_ros.checkpoints import file_sha256
 from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.recording.figure import figure_of
 from worldforge_ros.recording.log import EpisodeLog, PlanSample
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
@@ -24,6 +25,8 @@ _DISTRIBUTIONS = (
     "stable-worldmodel",
     "torch",
     "gym-pusht",
+    "gym-aloha",
+    "mujoco",
     "numpy",
 )
 _DISTRO_OF_RCLPY = {"3": "humble", "7": "jazzy", "9": "kilted", "10": "lyrical"}
@@ -37,7 +40,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of ``summary.json``; see DESIGN for its keys.
 
-    A latency or a coverage without a single sample is None. ``image_to_observation`` and
+    Progress has the name of the task's figure. A latency or progress without a single sample is
+    None. ``image_to_observation`` and
     ``capture_to_command`` are differences of stamps and so ROS time; the others are wall time.
     """
     first, last = (log.gate[0], log.gate[-1]) if log.gate else (None, None)
@@ -52,7 +56,7 @@ def summarise(
             for code, count in sorted(last.rejected.items())
             if count > first.rejected.get(code, 0)
         }
-    values = [value for _, value in log.coverage]
+    values = [value for _, value in log.progress]
     return {
         "seed": log.seed,
         "planner": log.planner,
@@ -76,7 +80,7 @@ def summarise(
         },
         "latency_ms": _latencies(log),
         "deadline_misses": log.deadline_misses,
-        "coverage": {
+        log.figure.name: {
             "initial": values[0] if values else None,
             "final": values[-1] if values else None,
             "max": max(values) if values else None,
@@ -250,11 +254,12 @@ def table(summary: Mapping[str, Any]) -> str:
     def number(value: float | None, digits: int = 2) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
-    counts, coverage = summary["counts"], summary["coverage"]
+    counts, name = summary["counts"], figure_of(summary).name
+    progress = summary[name]
     rejected = ", ".join(f"{code} {n}" for code, n in counts["rejected_by_code"].items())
     lines = [
-        f"coverage   initial {number(coverage['initial'])}   final {number(coverage['final'])}"
-        f"   max {number(coverage['max'])}",
+        f"{name:<11}initial {number(progress['initial'])}   final {number(progress['final'])}"
+        f"   max {number(progress['max'])}",
         f"chunks     proposed {counts['chunks_proposed']}   scored {counts['chunks_scored']}"
         f"   sent {counts['chunks_sent']}   approved {counts['chunks_approved']}"
         f"   rejected {counts['chunks_rejected']}" + (f" ({rejected})" if rejected else ""),

@@ -48,6 +48,20 @@ class Parameters:
         """A list of numbers; name the unit in the description."""
         return tuple(float(item) for item in self._declare(name, default, description))
 
+    def texts(self, name: str, description: str) -> tuple[str, ...]:
+        """A list of texts, empty by default."""
+        # An empty list has no element type for rclpy, which would then refuse every list of texts.
+        value = self._declare(name, [], description, dynamic_typing=True)
+        items = [] if value is None else value
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                f"parameter {name}",
+                found=repr(value),
+                expected=f"a list of texts: {description}",
+            )
+        return tuple(items)
+
     def flag(self, name: str, default: bool, description: str) -> bool:
         """True or false."""
         return bool(self._declare(name, default, description))

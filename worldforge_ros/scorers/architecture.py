@@ -5,13 +5,13 @@ code.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from torch import nn
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.scorers.encoders import ConvEncoder
+from worldforge_ros.scorers.encoders import ConvEncoder, ImageSize, height_width
 
 LEWM = "stable_worldmodel.wm.lewm.LeWM"
 PREDICTOR = "stable_worldmodel.wm.lewm.module.Predictor"
@@ -53,24 +53,41 @@ _LARGEST = 65536
 
 
 def default_config(
-    image_size: int, action_dim: int, *, dim: int = 128, encoder: str = "conv"
+    image_size: ImageSize,
+    action_dim: int,
+    *,
+    dim: int = 128,
+    encoder: str = "conv",
+    channels: Sequence[int] = (24, 48, 96, 128),
+    stem: int = 2,
 ) -> dict[str, Any]:
-    """The small LeWorldModel that this package trains (about 2 million parameters).
+    """The small LeWorldModel that this package trains (1 to 2 million parameters).
 
     :param encoder: ``conv``, or ``vit`` with patches of a quarter of the picture's side.
+    :param channels: of ``conv``, one halving of the picture each, the first by ``stem``.
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for ``vit`` with a picture that is not square.
     """
+    height, width = height_width(image_size)
+    if encoder == "vit" and height != width:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "picture size of encoder vit",
+            found=f"{height} x {width}",
+            expected="a square",
+        )
     encoders: dict[str, dict[str, Any]] = {
         "conv": {
             "_target_": CONV_ENCODER,
-            "image_size": image_size,
-            "channels": [24, 48, 96, 128],
+            "image_size": height if height == width else [height, width],
+            "channels": list(channels),
             "maps": 32,
             "dim": dim,
+            **({} if stem == 2 else {"stem": stem}),
         },
         "vit": {
             "_target_": VIT_ENCODER,
-            "image_size": image_size,
-            "patch_size": max(1, image_size // 4),
+            "image_size": height,
+            "patch_size": max(1, height // 4),
             "hidden_size": dim,
             "num_hidden_layers": 6,
             "num_attention_heads": 4,
@@ -96,7 +113,7 @@ def default_config(
             "depth": 3,
             "heads": 4,
             "dim_head": 32,
-            "mlp_dim": 512,
+            "mlp_dim": 4 * dim,
             "input_dim": dim,
             "hidden_dim": dim,
         },
@@ -242,13 +259,30 @@ def _encoder(value: object) -> tuple[nn.Module, int]:
         vit = ViTModel(ViTConfig(**sizes), add_pooling_layer=False, use_mask_token=masked)
         return vit, sizes["hidden_size"]
     entry = _entry(value, path, CONV_ENCODER)
-    _keys(entry, path, ("image_size", "channels", "maps", "dim"))
+    _keys(entry, path, ("image_size", "channels", "maps", "dim"), ("stem",))
     channels = entry["channels"]
     if not isinstance(channels, list) or not 3 <= len(channels) <= 8:
         raise _invalid(f"{path}.channels", channels, "a list of 3 to 8 whole numbers")
-    sizes = {key: _whole(entry[key], f"{path}.{key}") for key in ("image_size", "maps", "dim")}
+    maps, dim = (_whole(entry[key], f"{path}.{key}") for key in ("maps", "dim"))
     widths = tuple(_whole(item, f"{path}.channels") for item in channels)
-    return ConvEncoder(channels=widths, **sizes), sizes["dim"]
+    size = picture_size(entry["image_size"], f"{path}.image_size")
+    stem = entry.get("stem", 2)
+    if isinstance(stem, bool) or stem not in (2, 4):
+        raise _invalid(f"{path}.stem", stem, "2 or 4")
+    return ConvEncoder(size, widths, maps, dim, stem), dim
+
+
+def picture_size(value: object, path: str) -> ImageSize:
+    """The side of a square, or height and width, of a configuration.
+
+    :raises WorldForgeError: ``CHECKPOINT_INVALID``.
+    """
+    if not isinstance(value, list):
+        return _whole(value, path)
+    if len(value) != 2:
+        raise _invalid(path, value, "a whole number, or a list of height and width")
+    height, width = (_whole(item, path) for item in value)
+    return height, width
 
 
 def _sizes(value: Mapping[str, Any], path: str) -> dict[str, int]:

@@ -114,7 +114,7 @@ def camera_image(observation: Observation, embodiment: Embodiment) -> ImageArray
 
     :raises WorldForgeError: ``CAMERA_MISSING``.
     """
-    camera = embodiment.world_model.camera
+    camera = embodiment.scoring.camera
     if camera not in observation.images:
         raise mismatch(
             ErrorCode.CAMERA_MISSING,
@@ -133,7 +133,7 @@ def check_scene(
     :raises WorldForgeError: ``HISTORY_TOO_SHORT``, ``CAMERA_MISSING``, ``IMAGE_SIZE_MISMATCH`` or
         ``TENSOR_NOT_FINITE``.
     """
-    spec = embodiment.world_model
+    spec = embodiment.scoring
     joints = len(embodiment.joints)
     check_window(history, frames, spec.block_duration, embodiment.observation.tolerance)
     for item in history:

@@ -24,7 +24,7 @@ from torch import Tensor
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import ImageArray
 from worldforge_ros.scorers.contract import flat_costs
-from worldforge_ros.scorers.encoders import normalise_pixels, resize_pixels
+from worldforge_ros.scorers.encoders import ImageSize, normalise_pixels, resize_pixels
 from worldforge_ros.scorers.objectives import Cost
 from worldforge_ros.scorers.rollout import Rollout
 
@@ -40,14 +40,14 @@ GRAPHS_KEPT = 4
 
 @dataclass(frozen=True)
 class Pixels:
-    """What the weights expect of pictures: side in pixels, mean and deviation a channel."""
+    """What the weights expect of pictures: size in pixels, mean and deviation a channel."""
 
-    size: int
+    size: ImageSize
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def tensor(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """(N, 3, size, size) float32 of camera pictures (N, height, width, 3) uint8 RGB."""
+        """(N, 3, height, width) float32 of camera pictures (N, height, width, 3) uint8 RGB."""
         small = torch.from_numpy(resize_pixels(images, self.size))
         return normalise_pixels(small, self.mean, self.std)
 

@@ -240,7 +240,7 @@ class JepaWmsScorer:
     @property
     def history(self) -> int:
         """Frames that ``score`` needs, one block apart."""
-        return self._embodiment.world_model.history
+        return self._embodiment.scoring.history
 
     @property
     def block(self) -> int:
@@ -267,7 +267,7 @@ class JepaWmsScorer:
         if self._native is None and self.history == 1:
             check_image(
                 camera_image(observation, self._embodiment),
-                self._embodiment.world_model.camera,
+                self._embodiment.scoring.camera,
                 self._embodiment,
             )
             with torch.no_grad():
@@ -275,7 +275,7 @@ class JepaWmsScorer:
 
     def notice_goal(self, goal: ImageArray) -> None:
         """Encode a goal that will probably be scored with."""
-        check_image(goal, self._embodiment.world_model.camera, self._embodiment)
+        check_image(goal, self._embodiment.scoring.camera, self._embodiment)
         if self._native is None:
             with torch.no_grad():
                 self._encoded(self._goal(goal))
@@ -324,7 +324,7 @@ class JepaWmsScorer:
 
     def _check_proprio(self) -> bool:
         """Whether the model takes the joint state, once everything that this needs is there."""
-        spec = self._embodiment.world_model.proprio
+        spec = self._embodiment.scoring.proprio
         inner = getattr(self._model, "model", self._model)
         wanted = bool(getattr(inner, "use_proprio", getattr(self._model, "use_proprio", False)))
         if not wanted:
@@ -361,7 +361,7 @@ class JepaWmsScorer:
 
     def _proprio(self, history: Sequence[Observation]) -> Tensor:
         """(1, n, P) in the model's units."""
-        spec = self._embodiment.world_model.proprio
+        spec = self._embodiment.scoring.proprio
         assert spec is not None
         rows = [
             np.concatenate(

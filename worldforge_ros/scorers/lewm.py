@@ -27,7 +27,7 @@ from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, Observation, check_image
 from worldforge_ros.scorers import objectives
-from worldforge_ros.scorers.architecture import build_lewm, fit_names
+from worldforge_ros.scorers.architecture import build_lewm, fit_names, picture_size
 from worldforge_ros.scorers.base import Scores, scores_of
 from worldforge_ros.scorers.checkpoint import (
     OBJECT_SUFFIX,
@@ -44,7 +44,7 @@ from worldforge_ros.scorers.contract import (
     choose_objective,
     model_actions,
 )
-from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD
+from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD, height_width
 from worldforge_ros.scorers.engines import (
     BACKENDS,
     PRECISIONS,
@@ -64,6 +64,9 @@ MEMORY = 512 * 1024 * 1024
 """Bytes that one pass of the rollout may take by default."""
 LEWM_IMAGE_SIZE = 224
 """Side in pixels of the pictures of the published LeWorldModels (arXiv 2603.19312)."""
+RESIZE = ("keep", "stretch")
+"""What ``resize`` of ``preprocessing.json`` may say of the ratio of height to width; the first is
+what is meant where it is left out."""
 OBJECT_CHUNK = 256
 """Candidates in a pass of a model whose layers are not known."""
 
@@ -129,6 +132,7 @@ class Preprocessing:
     action_mean: tuple[float, ...]
     action_std: tuple[float, ...]
     objective: str
+    reading: objectives.Reading
 
 
 class LeWMScorer:
@@ -169,7 +173,7 @@ class LeWMScorer:
     @property
     def history(self) -> int:
         """Frames that ``score`` needs, one block apart."""
-        return self._embodiment.world_model.history
+        return self._embodiment.scoring.history
 
     @property
     def block(self) -> int:
@@ -213,7 +217,7 @@ class LeWMScorer:
 
         :raises WorldForgeError: ``IMAGE_SIZE_MISMATCH``.
         """
-        check_image(goal, self._embodiment.world_model.camera, self._embodiment)
+        check_image(goal, self._embodiment.scoring.camera, self._embodiment)
         self._engine.remember(goal)
 
     def score(
@@ -237,16 +241,16 @@ class LeWMScorer:
         check_scene(history, goal, self.history, self._embodiment)
         past, blocks = model_actions(self.bridge, history, candidates, action_history, space)
         chosen = choose_objective(objective, self.default_objective, self.objectives, self.model_id)
-        camera = self._embodiment.world_model.camera
+        camera = self._embodiment.scoring.camera
         frames = [item.images[camera] for item in history]
         started = time.perf_counter()
         raw, cached = self._engine.costs(frames, goal, past, blocks, chosen)
         latency = time.perf_counter() - started
-        size = self._preprocessing.pixels.size
+        height, width = height_width(self._preprocessing.pixels.size)
         details = {
             "objective": chosen,
-            "score_type": objectives.SCORE_TYPES[chosen],
-            "image": f"{size}x{size}",
+            "score_type": objectives.score_type(chosen, self._preprocessing.reading),
+            "image": f"{width}x{height}",
             **cached,
             "model_latency_s": f"{latency:.6f}",
         }
@@ -280,8 +284,10 @@ def load_lewm(
 
     ``preprocessing.json`` beside the weights says what they do not. Without it the pictures are as
     LeWorldModel's own, the objective is ``l2``, and the statistics of the actions have to stand in
-    the embodiment file. The number of threads is set for the whole process, as torch knows no other
-    way.
+    the embodiment file. The whole picture is resized, neither padded nor cut; a camera whose
+    pictures have another ratio of height to width than the weights' is refused unless
+    ``preprocessing.json`` says ``"resize": "stretch"``, because they were trained on pictures
+    stretched so. The number of threads is set for the whole process, as torch knows no other way.
 
     :raises WorldForgeError: ``CHECKPOINT_MISSING``, ``CHECKPOINT_INVALID``,
         ``CHECKPOINT_UNTRUSTED``, ``ACTION_STATISTICS_MISSING``, ``EMBODIMENT_MISMATCH``,
@@ -309,7 +315,7 @@ def load_lewm(
     preprocessing = _preprocessing(document, config, checkpoint, embodiment)
     _check_embodiment(model, document, config, embodiment)
     model.to(place).eval().requires_grad_(False)
-    engine = _engine(model, checkpoint, preprocessing.pixels, chosen, place)
+    engine = _engine(model, checkpoint, preprocessing, chosen, place)
     objective = chosen.objective or preprocessing.objective
     if objective not in engine.objectives:
         raise mismatch(
@@ -335,11 +341,12 @@ def load_lewm(
 def _engine(
     model: Any,
     checkpoint: Checkpoint,
-    pixels: Pixels,
+    preprocessing: Preprocessing,
     options: LeWMOptions,
     place: torch.device,
 ) -> Engine:
     native = checkpoint.kind == "object"
+    pixels, reading = preprocessing.pixels, preprocessing.reading
     backend = options.backend or ("upstream" if native else "torch")
     if native and backend != "upstream":
         raise mismatch(
@@ -351,7 +358,9 @@ def _engine(
     if backend == "upstream":
         return UpstreamEngine(model, pixels, place, lambda blocks: OBJECT_CHUNK)
     dim = int(model.predictor.input_dim)
-    probe = _beside(checkpoint.folder / objectives.PROBE_FILE, lambda: objectives.pose_probe(dim))
+    probe = _beside(
+        checkpoint.folder / objectives.PROBE_FILE, lambda: objectives.pose_probe(dim, reading)
+    )
     steps = _beside(checkpoint.folder / objectives.STEPS_FILE, lambda: objectives.StepsHead(dim))
     for module in (probe, steps):
         if module is not None:
@@ -362,7 +371,7 @@ def _engine(
         OpenVinoEnds(model, options.precision, options.threads)
         if backend == "openvino"
         else TorchEnds(model, options.precision, place),
-        objectives.costs(probe, steps),
+        objectives.costs(probe, steps, reading),
         pixels,
         place,
         lambda blocks: rollout.candidates_in(options.memory, blocks),
@@ -451,7 +460,7 @@ def _preprocessing(
 ) -> Preprocessing:
     card: Mapping[str, Any] = document or {}
     joints = len(embodiment.joints)
-    action = embodiment.world_model.action
+    action = embodiment.scoring.action
     mean, std = card.get("action_mean"), card.get("action_std")
     if mean is None and std is None and action.mean is not None and action.std is not None:
         means, stds = action.mean, action.std
@@ -474,20 +483,40 @@ def _preprocessing(
         stds = _numbers(card, "action_std", joints, lambda item: item > 0)
     own = dict(config["encoder"]) if config is not None else {}
     own_size = own.get("image_size", LEWM_IMAGE_SIZE)
+    wanted = own_size if document is None else card.get("image_size")
+    if config is not None and wanted != own_size:
+        raise _invalid("preprocessing.image_size", wanted, f"config.encoder.image_size {own_size}")
+    size = picture_size(wanted, "preprocessing.image_size")
+    if not all(8 <= side <= 2048 for side in height_width(size)):
+        raise _invalid("preprocessing.image_size", wanted, "8 to 2048 pixels a side")
+    _check_ratio(card.get("resize", RESIZE[0]), height_width(size), embodiment)
     if document is None:
-        pixels = Pixels(int(own_size), PIXEL_MEAN, PIXEL_STD)
-        return Preprocessing(pixels, means, stds, "l2")
-    size = card.get("image_size")
-    if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 2048:
-        raise _invalid("preprocessing.image_size", size, "a whole number from 8 to 2048")
-    if config is not None and size != own_size:
-        raise _invalid("preprocessing.image_size", size, f"config.encoder.image_size {own_size}")
+        pixels = Pixels(size, PIXEL_MEAN, PIXEL_STD)
+        return Preprocessing(pixels, means, stds, "l2", objectives.PUSHT_READING)
     pixels = Pixels(
         size,
         _numbers(card, "pixel_mean", 3, lambda item: True),
         _numbers(card, "pixel_std", 3, lambda item: item > 0),
     )
-    return Preprocessing(pixels, means, stds, str(card.get("objective", "l2")))
+    points = card.get("points")
+    reading = objectives.PUSHT_READING if points is None else objectives.Reading.parse(points)
+    return Preprocessing(pixels, means, stds, str(card.get("objective", "l2")), reading)
+
+
+def _check_ratio(resize: object, size: tuple[int, int], embodiment: Embodiment) -> None:
+    """Refuse to stretch pictures that the weights have not seen stretched."""
+    if resize not in RESIZE:
+        raise _invalid("preprocessing.resize", resize, f"one of {', '.join(RESIZE)}")
+    camera = embodiment.cameras[embodiment.scoring.camera]
+    height, width = size
+    if resize == RESIZE[0] and camera.height * width != camera.width * height:
+        raise mismatch(
+            ErrorCode.EMBODIMENT_MISMATCH,
+            "preprocessing.image_size",
+            found=f"{height} x {width} (height x width)",
+            expected=f"the ratio of {camera.height} x {camera.width} of camera {camera.name}, or "
+            f"preprocessing.resize '{RESIZE[1]}' if the weights saw pictures stretched so",
+        )
 
 
 def _check_embodiment(
@@ -496,7 +525,7 @@ def _check_embodiment(
     config: Mapping[str, Any] | None,
     embodiment: Embodiment,
 ) -> None:
-    spec = embodiment.world_model
+    spec = embodiment.scoring
     pairs: list[tuple[str, object, object]] = []
     if document is not None:
         pairs = [

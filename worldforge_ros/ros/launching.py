@@ -1,0 +1,66 @@
+"""A bring-up as the launch system sees it; the files in ``launch/`` name the task."""
+
+from __future__ import annotations
+
+from launch import Action, LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from worldforge_ros.bringup import NodeSpec, Task, bring_up, find_task
+from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.resources import PACKAGE
+
+
+def describe(name: str) -> LaunchDescription:
+    """The arguments of the task called ``name``, then the nodes for their values.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` when there is no such task.
+    """
+    task = find_task(name)
+    arguments = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.description,
+            choices=argument.choices or None,
+        )
+        for argument in task.arguments
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes, args=[task])])
+
+
+def _nodes(context: LaunchContext, task: Task) -> list[Node]:
+    """The nodes for the values that the arguments have now."""
+    values = {
+        argument.name: LaunchConfiguration(argument.name).perform(context)
+        for argument in task.arguments
+    }
+    return [node(spec) for spec in bring_up(task, values)]
+
+
+def node(spec: NodeSpec) -> Node:
+    """One node of the description as a launch action."""
+
+    def ended(event: ProcessExited, context: LaunchContext) -> Action | None:
+        if context.is_shutdown:
+            return None
+        if spec.exit_ends_all and event.returncode == 0:
+            return Shutdown(reason=f"{spec.name} is done")
+        # An exception makes launch stop the rest and gives it a non-zero exit status.
+        raise WorldForgeError(
+            ErrorCode.CHILD_DIED, f"{spec.full_name} ended with status {event.returncode}"
+        )
+
+    return Node(
+        package=PACKAGE,
+        executable=spec.executable,
+        name=spec.name,
+        namespace=spec.namespace,
+        parameters=[dict(spec.parameters)],
+        remappings=list(spec.remappings),
+        additional_env=dict(spec.env),
+        output="screen",
+        on_exit=ended,
+    )
