@@ -129,6 +129,9 @@ def make_old(
         name: PolicyFeature(FeatureType(type_of(name)), tuple(shape_of(name))) for name in modes
     }
     inputs = [name for name in modes if name != ACTION]
+    if kind in ("diffusion", "vqbet"):
+        # Later lines of LeRobot have other defaults, one of which fetches weights.
+        fields = {"pretrained_backbone_weights": None, "use_group_norm": True, **fields}
     config = make_policy_config(
         kind,
         device="cpu",
@@ -230,7 +233,8 @@ def make_diffusion(folder: Path) -> Old:
 
 def make_diffusion_of_2024(folder: Path) -> Old:
     modes = {TOP: "MEAN_STD", STATE: "MIN_MAX", ACTION: "MIN_MAX"}
-    old = make_old(folder, "diffusion", modes, "2024", crop_shape=(56, 56), **TINY_DIFFUSION)
+    fields = {"crop_shape": (56, 56), "use_separate_rgb_encoder_per_camera": False}
+    old = make_old(folder, "diffusion", modes, "2024", **{**TINY_DIFFUSION, **fields})
     edit(folder / "config.json", lambda d: d.pop("use_separate_rgb_encoder_per_camera"))
     return old
 
