@@ -90,14 +90,14 @@ def _random(
         output_features={"action": PolicyFeature(FeatureType.ACTION, action)},
         **fields,
     )
-    ones = {
+    stats = {
         key: {
             stat: torch.ones(shape[:1] + (1,) * (len(shape) - 1)) * value
             for stat, value in (("mean", 0.0), ("std", 1.0), ("min", -1.0), ("max", 1.0))
         }
         for key, shape in {**inputs, "action": action}.items()
     }
-    before, after = make_pre_post_processors(config, dataset_stats=ones)
+    before, after = make_pre_post_processors(config, dataset_stats=stats)
     policy = get_policy_class(kind)(config).eval().to(config.device)
     return LoadedPolicy(policy, before, after, name)
 

@@ -40,8 +40,6 @@ if [ "$(cat "$venv/.setup-stamp" 2>/dev/null)" != "$wanted" ]; then
   if [ "$source_of_ros" = wheels ]; then
     "$venv/bin/python" scripts/fix_wheel_paths.py "$venv"
   fi
-  VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation \
-    --config-settings editable_mode=compat --editable .
   rm -rf build install log
   echo "$wanted" > "$venv/.setup-stamp"
 fi
@@ -71,6 +69,9 @@ if [ "$(cat install/.build-stamp 2>/dev/null)" != "$built" ]; then
   say "building with colcon"
   # colcon's own files read variables that may be unset.
   set +u; . ./env.sh; set -u
+  # Installed again with every build, so that new programs are there outside of colcon too.
+  VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat --editable .
   mkdir -p log
   if ! colcon --log-base log build --symlink-install --event-handlers console_cohesion- \
       --cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE="$venv/bin/python" > log/setup-build.txt 2>&1; then

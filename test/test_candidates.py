@@ -272,7 +272,9 @@ def test_the_picture_is_encoded_once(
 
 
 @pytest.mark.parametrize("kind", ["pi0", "pi05"])
-def test_the_flow_of_pi0_and_its_successor(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flow_of_pi0_and_its_successor(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The real classes with a very small Gemma and one layer of vision."""
     import importlib
 
@@ -335,6 +337,13 @@ def test_the_flow_of_pi0_and_its_successor(kind: str, monkeypatch: pytest.Monkey
             [policy.predict_action_chunk(dict(batch), noise=one[None]) for one in noise]
         )
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    from worldforge_ros.policies.lerobot import _check_weights
+
+    policy.save_pretrained(tmp_path)
+    _check_weights(policy, tmp_path / "model.safetensors")
+    torch.nn.init.zeros_(policy.model.action_out_proj.weight)
+    with pytest.raises(WorldForgeError, match=r"value of .*action_out_proj"):
+        _check_weights(policy, tmp_path / "model.safetensors")
     assert float((found[0] - found[1]).abs().max()) > 1e-3
 
 
@@ -451,6 +460,7 @@ def test_a_policy_without_chunks(load: Callable[..., LeRobotPolicy]) -> None:
     policy = load(tiny.SINGLE)
     proposal = policy.propose(tiny.window(1), 4, seed=1)
     assert proposal.candidates.shape == (4, 1, 2)
+    assert len(np.unique(proposal.candidates[:, 0, 0])) == 4
     assert proposal.metadata["mode"] == "select_action"
     assert f"select_action for a policy of type {tiny.SINGLE}" in refused(
         policy, ErrorCode.POLICY_MODE_UNSUPPORTED, mode="predict_chunk"
@@ -588,7 +598,7 @@ def test_a_candidate_that_is_not_finite_is_dropped_and_named() -> None:
     short = policy.propose(tiny.window(1), 5, seed=1, horizon=2)
     assert short.metadata["dropped"] == "3"
     hopeless = injected(lambda count: random_chunk(count) * torch.nan)
-    assert "all 4 candidates" in refused(hopeless, ErrorCode.MODEL_FAILED, num_candidates=4)
+    assert "any of 4 candidates" in refused(hopeless, ErrorCode.MODEL_FAILED, num_candidates=4)
 
 
 def test_a_policy_that_raises() -> None:
@@ -604,6 +614,9 @@ def test_a_policy_that_raises() -> None:
     [
         ([[[0.0, 1.0], [2.0]]], ErrorCode.TENSOR_SHAPE_MISMATCH),
         ([[["left", "right"]]], ErrorCode.TENSOR_SHAPE_MISMATCH),
+        ([[["1", "2"]]], ErrorCode.TENSOR_SHAPE_MISMATCH),
+        ([[[True, False]]], ErrorCode.TENSOR_SHAPE_MISMATCH),
+        ([[[10**400, 0]]], ErrorCode.TENSOR_SHAPE_MISMATCH),
         ([[0.0, 1.0]], ErrorCode.TENSOR_SHAPE_MISMATCH),
         ([[[0.0, 1.0]]] * 2, ErrorCode.TENSOR_SHAPE_MISMATCH),
         ([[[0.0, 1.0, 2.0]]], ErrorCode.ACTION_DIM_MISMATCH),
@@ -619,6 +632,92 @@ def test_fewer_actions_than_asked_for_are_not_made_up() -> None:
     policy = injected(lambda count: torch.randn(count, 2, 2))
     assert policy.propose(tiny.window(1), 2).candidates.shape == (2, 2, 2)
     assert "1 to 2" in refused(policy, ErrorCode.HORIZON_INVALID, horizon=3)
+
+
+def test_what_float32_cannot_hold_is_dropped() -> None:
+    chunk = np.zeros((3, 3, 2))
+    chunk[1, 1, 1] = 1e300
+    proposal = injected(random_chunk, post=lambda _: chunk).propose(tiny.window(1), 3)
+    assert proposal.candidates.shape == (2, 3, 2)
+    assert proposal.metadata["dropped"] == "1"
+
+
+def test_what_the_preprocessor_adds_reaches_the_policy() -> None:
+    seen: dict[str, Any] = {}
+
+    def answer(count: int) -> Any:
+        return random_chunk(count)
+
+    class Curious(Injected):
+        def predict_action_chunk(self, batch: dict[str, Any]) -> Any:
+            seen.update(batch)
+            return super().predict_action_chunk(batch)
+
+    def before(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {**inputs, "domain_id": torch.tensor([7]), "action": None, "next.reward": 0.0}
+
+    loaded = LoadedPolicy(Curious(answer), before, lambda chunk: chunk, "curious")
+    LeRobotPolicy(loaded, tiny.robot(), torch.device("cpu")).propose(tiny.window(1), 3)
+    assert seen["domain_id"].tolist() == [7, 7, 7]
+    assert seen["task"] == [tiny.robot().task] * 3
+    assert not {"action", "next.reward"} & seen.keys()
+
+
+def test_warming_up_finds_out_that_a_policy_is_not_random() -> None:
+    policy = injected(lambda count: torch.ones(count, 3, 2))
+    assert policy.stochastic
+    policy.warm_up(tiny.window(1), 8)
+    assert not policy.stochastic
+    assert policy.propose(tiny.window(1), 1).metadata["randomness"] == "none"
+    with pytest.raises(WorldForgeError) as caught:
+        injected(lambda count: torch.ones(count, 3, 5)).warm_up(tiny.window(1), 8)
+    assert caught.value.code is ErrorCode.ACTION_DIM_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "options"),
+    [
+        ("act", "model.action_head", {"latent_std": "2"}),
+        ("diffusion", "diffusion.unet", {"num_inference_steps": "2"}),
+        ("vqbet", "vqbet.action_head.map_to_cbet_preds_offset", {"temperature": "9"}),
+        ("tdmpc", "model._dynamics", {}),
+        ("smolvla", "model.action_out_proj", {"num_inference_steps": "2"}),
+    ],
+)
+def test_a_failure_in_the_middle_leaves_nothing_behind(
+    kind: str, module: str, options: dict[str, str], load: Callable[..., LeRobotPolicy]
+) -> None:
+    policy = load(kind)
+    window = tiny.window(policy.history)
+    before = policy.propose(window, 3, seed=1)
+
+    def fail(module: Any, arguments: Any) -> None:
+        raise RuntimeError("broken")
+
+    hook = policy._loaded.policy.get_submodule(module).register_forward_pre_hook(fail)
+    try:
+        assert "broken" in refused(
+            policy, ErrorCode.MODEL_FAILED, num_candidates=3, seed=1, options=options
+        )
+    finally:
+        hook.remove()
+    after = policy.propose(window, 3, seed=1)
+    np.testing.assert_array_equal(after.candidates, before.candidates)
+    assert after.metadata["num_inference_steps"] == before.metadata["num_inference_steps"]
+    left = [m for m in policy._loaded.policy.modules() if m._forward_pre_hooks or m._forward_hooks]
+    assert not left
+
+
+def test_many_latents_pass_in_slices(
+    load: Callable[..., LeRobotPolicy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worldforge_ros.policies import samplers
+
+    policy = load("act")
+    whole = policy.propose(tiny.window(1), 5, seed=1).candidates
+    monkeypatch.setattr(samplers, "_LATENTS_AT_ONCE", 2)
+    sliced = policy.propose(tiny.window(1), 5, seed=1).candidates
+    np.testing.assert_allclose(sliced, whole, atol=1e-6)
 
 
 def test_reset_reaches_the_policy() -> None:

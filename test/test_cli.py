@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from worldforge_ros import cli
-from worldforge_ros.bringup import PUSHT_ARGUMENTS
+from worldforge_ros.bringup import TASKS
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.supervisor import Command, Outcome
 
@@ -62,10 +62,11 @@ def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
     assert caught.value.code == cli.EXIT_USAGE
 
 
-def test_help_of_up_describes_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["up", "pusht", "--help"]) == 0
+@pytest.mark.parametrize("name", list(TASKS))
+def test_help_of_up_describes_every_argument(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["up", name, "--help"]) == 0
     text = capsys.readouterr().out
-    for argument in PUSHT_ARGUMENTS:
+    for argument in TASKS[name].arguments:
         assert f"  {argument.name}:={argument.default}" in text
         assert argument.description in text
 
@@ -260,27 +261,36 @@ def fake_module(monkeypatch: pytest.MonkeyPatch, name: str) -> list[argparse.Nam
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["train", "demos"], "worldforge_ros.training.demos"),
-        (["train", "keypoints"], "worldforge_ros.training.keypoints"),
-        (["train", "policy"], "worldforge_ros.training.policy"),
-        (["train", "world-model"], "worldforge_ros.training.world_model"),
-        (["train", "predictor"], "worldforge_ros.training.predictor"),
-        (["evaluate"], "worldforge_ros.evaluation.command"),
-        (["quality"], "worldforge_ros.evaluation.quality"),
+        (["train", "demos", "pusht"], "worldforge_ros.training.demos"),
+        (["train", "demos", "aloha"], "worldforge_ros.training.aloha_demos"),
+        (["train", "play", "aloha"], "worldforge_ros.training.aloha_play"),
+        (["train", "keypoints", "pusht"], "worldforge_ros.training.keypoints"),
+        (["train", "keypoints", "aloha"], "worldforge_ros.training.aloha_reader"),
+        (["train", "policy", "pusht"], "worldforge_ros.training.policy"),
+        (["train", "policy", "aloha"], "worldforge_ros.training.aloha_policy"),
+        (["train", "world-model", "pusht"], "worldforge_ros.training.world_model"),
+        (["train", "predictor", "pusht"], "worldforge_ros.training.predictor"),
+        (["evaluate", "pusht"], "worldforge_ros.evaluation.command"),
+        (["quality", "pusht"], "worldforge_ros.evaluation.quality"),
     ],
 )
 def test_training_and_evaluation_run_their_module(
     words: list[str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = fake_module(monkeypatch, name)
-    assert cli.main([*words, "pusht", "--steps", "3"]) == 4
+    assert cli.main([*words, "--steps", "3"]) == 4
     assert calls == [argparse.Namespace(steps=3)]
+
+
+def test_a_task_that_has_no_such_training_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "play", "pusht"]) == cli.EXIT_USAGE
+    assert "is pusht; expected aloha" in capsys.readouterr().err
 
 
 def test_a_module_that_is_absent_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(cli.TRAINING, "policy", "no_such_module")
+    monkeypatch.setitem(cli.TRAINING["policy"], "pusht", "no_such_module")
     assert cli.main(["train", "policy", "pusht"]) == cli.EXIT_FAILED
     error = capsys.readouterr().err
     assert error.startswith("worldforge: DEPENDENCY_MISSING: ")

@@ -16,7 +16,7 @@ pytest.importorskip("worldforge_ros.msg", reason="messages are not built: set up
 
 from rclpy.node import Node
 
-from worldforge_ros.bringup import NodeSpec, pusht_bringup
+from worldforge_ros.bringup import TASKS, NodeSpec, bring_up
 from worldforge_ros.msg import GateStatus
 from worldforge_ros.ros import convert, qos
 from worldforge_ros.srv import ProposeActions, ScoreCandidates
@@ -66,12 +66,12 @@ class Models(Node):
         return response
 
 
-def specs(folder: Path, **arguments: str) -> dict[str, NodeSpec]:
+def specs(folder: Path, task: str = "pusht", **arguments: str) -> dict[str, NodeSpec]:
     """What is brought up, less the models."""
     given = {"record": "true", "num_candidates": "4", "output_dir": str(folder), **arguments}
     return {
         spec.name: spec
-        for spec in pusht_bringup(given)
+        for spec in bring_up(TASKS[task], given)
         if spec.name not in ("policy_node", "score_node")
     }
 
@@ -125,14 +125,18 @@ def test_an_episode_is_armed_recorded_and_reported(ros: Ros, tmp_path: Path, rat
     assert "Verdicts" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_what_does_not_answer_is_named(ros: Ros, tmp_path: Path) -> None:
-    lonely = specs(tmp_path)["episode_node"]
+@pytest.mark.parametrize(
+    ("task", "planner"), [("pusht", "scored"), ("aloha", "scored"), ("aloha", "first")]
+)
+def test_what_does_not_answer_is_named(ros: Ros, tmp_path: Path, task: str, planner: str) -> None:
+    lonely = specs(tmp_path, task, planner=planner)["episode_node"]
     with running(ros, lonely, startup_timeout=1.5) as process:
         status, errors = finished(ros, process, 30.0)
     assert status == 1
     assert "EPISODE_INCOMPLETE" in errors
-    for name in ("propose_actions", "score_candidates", "safety_gate/status", "pusht_sim/reset"):
+    for name in ("propose_actions", "safety_gate/status", f"{task}_sim/reset"):
         assert name in errors
+    assert ("score_candidates" in errors) == (planner == "scored")
     assert not list(tmp_path.iterdir())
 
 

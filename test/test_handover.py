@@ -11,11 +11,13 @@ from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.observation import Observation
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.planning.handover import ArrivalEstimate, hand_over, setpoint_at
+from worldforge_ros.planning.seam import Seam
 
 PUSHT = load_embodiment("pusht")
 LIMIT = 0.1
 """Metres in one step of 0.1 s at PushT's 1 m/s."""
 MS = 1_000_000
+SWITCH = Seam()
 STEP = 100 * MS
 SEEN = 10_000 * MS
 
@@ -37,7 +39,7 @@ def test_past_actions_are_those_that_were_executed() -> None:
     old = chunk(SEEN - 5 * STEP, line(0.1, 0.01))
     candidates = np.stack([line(0.16, 0.01), line(0.5, -0.01)]).astype(np.float32)
     arrival = SEEN + 250 * MS
-    result = hand_over(candidates, 0.1, observation(0.1), old, arrival, PUSHT)
+    result = hand_over(candidates, 0.1, observation(0.1), old, arrival, PUSHT, SWITCH)
     assert result.stamp == SEEN
     assert result.first == 3, "at 250 ms the third action runs; the fourth is the first new one"
     np.testing.assert_allclose(result.candidates[0, :3], line(0.15, 0.01, 3), atol=1e-6)
@@ -49,17 +51,19 @@ def test_past_actions_are_those_that_were_executed() -> None:
 def test_a_resting_robot_begins_with_the_first_action_on_arrival() -> None:
     candidates = line(0.21, 0.03)[None].astype(np.float32)
     arrival = SEEN + 420 * MS
-    result = hand_over(candidates, 0.1, observation(0.0), None, arrival, PUSHT)
+    result = hand_over(candidates, 0.1, observation(0.0), None, arrival, PUSHT, SWITCH)
     assert (result.stamp, result.first) == (arrival, 0)
     np.testing.assert_array_equal(result.candidates, candidates)
     assert result.reachable.tolist() == [True]
-    far = hand_over(candidates + np.float32(0.2), 0.1, observation(0.0), None, arrival, PUSHT)
+    far = hand_over(
+        candidates + np.float32(0.2), 0.1, observation(0.0), None, arrival, PUSHT, SWITCH
+    )
     assert far.reachable.tolist() == [False]
 
 
 def test_a_robot_that_moves_while_it_holds_is_not_at_rest() -> None:
     candidates = line(0.21, 0.01)[None].astype(np.float32)
-    result = hand_over(candidates, 0.1, observation(0.2), None, SEEN + 150 * MS, PUSHT)
+    result = hand_over(candidates, 0.1, observation(0.2), None, SEEN + 150 * MS, PUSHT, SWITCH)
     assert (result.stamp, result.first) == (SEEN, 2)
     np.testing.assert_allclose(result.candidates[0, :2], [[0.2, 0.3]] * 2, atol=1e-7)
 
@@ -67,7 +71,7 @@ def test_a_robot_that_moves_while_it_holds_is_not_at_rest() -> None:
 def test_a_plan_that_arrives_after_its_end_has_nothing_reachable() -> None:
     candidates = line(0.2, 0.01)[None].astype(np.float32)
     old = chunk(SEEN, line(0.2, 0.01, 30))
-    result = hand_over(candidates, 0.1, observation(0.1), old, SEEN + 16 * STEP, PUSHT)
+    result = hand_over(candidates, 0.1, observation(0.1), old, SEEN + 16 * STEP, PUSHT, SWITCH)
     assert result.first == 15
     assert result.reachable.tolist() == [False]
 
@@ -92,7 +96,7 @@ def test_no_reachable_candidate_jumps_where_it_takes_effect(
 ) -> None:
     old = chunk(SEEN - offset * STEP, line(0.2, 0.01))
     candidates = line(0.2 + shift, slope)[None].astype(np.float32)
-    result = hand_over(candidates, 0.1, observation(0.1), old, SEEN + latency * MS, PUSHT)
+    result = hand_over(candidates, 0.1, observation(0.1), old, SEEN + latency * MS, PUSHT, SWITCH)
     if not result.reachable[0]:
         return
     takes_effect = result.stamp + result.first * STEP

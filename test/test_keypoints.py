@@ -14,10 +14,10 @@ import pytest
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.resources import share_dir
+from worldforge_ros.training.fitting import cosine_rate
 from worldforge_ros.training.keypoints import (
     add_arguments,
     block_angle,
-    cosine_rate,
     measure_errors,
     sample_state,
 )
@@ -156,6 +156,51 @@ def test_the_step_refuses_what_it_cannot_read() -> None:
         with pytest.raises(WorldForgeError) as caught:
             step(create_transition(observation=observation))
         assert caught.value.code is code
+
+
+def test_the_step_reads_larger_pictures_at_the_size_of_its_network() -> None:
+    pytest.importorskip("lerobot", reason="lerobot is not installed")
+    from lerobot.processor.converters import create_transition
+    from lerobot.processor.core import TransitionKey
+
+    from worldforge_ros.policies.keypoint_network import KeypointNetwork, NetworkShape
+    from worldforge_ros.policies.keypoint_step import ImageToKeypoints
+    from worldforge_ros.scorers.encoders import resize_pixels
+
+    torch.manual_seed(0)
+    shape = NetworkShape(
+        height=24, width=40, outputs=3, low=-0.4, span=1.2, channels=4, maps=4, code_maps=2,
+        hidden=8,
+    )  # fmt: skip
+    network = KeypointNetwork(shape).eval()
+    step = ImageToKeypoints(image_key="observation.images.top", image_size=[96, 160])
+    step.use(network)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3), dtype=np.uint8)
+    given = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
+    place = step(create_transition(observation={"observation.images.top": given}))
+    found = place[TransitionKey.OBSERVATION]["observation.environment_state"]
+    assert found.shape == (2, 3)
+
+    # The recorder rounds the small picture to whole numbers, the step does not.
+    small = torch.from_numpy(resize_pixels(pixels, (24, 40))).permute(0, 3, 1, 2).float() / 255.0
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(small), atol=2e-3, rtol=0)
+        # An output of 0 is the middle of the range.
+        network.head[-1].weight.zero_()
+        network.head[-1].bias.zero_()
+        torch.testing.assert_close(network(small), torch.full((2, 3), 0.2))
+
+    config = json.loads(json.dumps(step.get_config()))
+    fresh = ImageToKeypoints(**config)
+    assert fresh.image_shape == (3, 96, 160)
+    fresh.load_state_dict(step.state_dict())
+    again = fresh(create_transition(observation={"observation.images.top": given}))
+    torch.testing.assert_close(
+        again[TransitionKey.OBSERVATION]["observation.environment_state"], torch.full((2, 3), 0.2)
+    )
+    with pytest.raises(WorldForgeError) as caught:
+        step(create_transition(observation={"observation.images.top": given[..., :80]}))
+    assert caught.value.code is ErrorCode.IMAGE_SIZE_MISMATCH
 
 
 def test_a_short_training_learns_and_resumes(tmp_path: Path) -> None:

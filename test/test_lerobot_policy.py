@@ -239,15 +239,11 @@ def test_missing_weights(copy: Path, pusht: Embodiment) -> None:
 
 def test_no_processor_files(copy: Path, pusht: Embodiment) -> None:
     (copy / "policy_preprocessor.json").unlink()
+    message = refused(copy, pusht, ErrorCode.CHECKPOINT_INVALID)
+    assert "without policy_preprocessor.json" in message
+    (copy / "policy_postprocessor.json").unlink()
     message = refused(copy, pusht, ErrorCode.POLICY_NOT_MIGRATED)
-    assert f"worldforge migrate-policy {copy}" in message
-
-
-def test_unknown_type_lists_the_known_ones(copy: Path, pusht: Embodiment) -> None:
-    edit(copy / "config.json", lambda data: data.update(type="telepathy"))
-    message = refused(copy, pusht, ErrorCode.POLICY_TYPE_UNKNOWN)
-    assert "'telepathy'" in message
-    assert "act, diffusion" in message
+    assert f"worldforge migrate-policy {copy} copy-migrated" in message
 
 
 def test_unreadable_json(copy: Path, pusht: Embodiment) -> None:

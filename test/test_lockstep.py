@@ -19,12 +19,22 @@ from hypothesis import strategies as st
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.evaluation import command, results
-from worldforge_ros.evaluation.lockstep import Compared, EpisodeResult, Settings, run_episode
-from worldforge_ros.evaluation.planners import Models, TrueOutcome
+from worldforge_ros.evaluation.lockstep import (
+    Compared,
+    EpisodeResult,
+    Settings,
+    choosing,
+    play,
+    run_episode,
+)
+from worldforge_ros.evaluation.loop import run_loop
+from worldforge_ros.evaluation.planners import Models, Planner, TrueOutcome
 from worldforge_ros.evaluation.protocols import PROTOCOLS, Goal, pose_errors
 from worldforge_ros.evaluation.runner import Finished, Record, describe
+from worldforge_ros.evaluation.seams import jumps
 from worldforge_ros.evaluation.statistics import bootstrap_mean, ranks, spearman
 from worldforge_ros.observation import Observation
+from worldforge_ros.planning.seam import SEAMS, SeamSettings
 from worldforge_ros.planning.search import SearchSettings, search_bridge
 from worldforge_ros.policies.base import Proposal
 from worldforge_ros.safety.gate import SafetyGate
@@ -195,6 +205,110 @@ def test_a_search_moves_the_robot_where_the_world_model_likes_it(
     assert (first.rejected_chunks, first.stopped) == (0, "")
     # cem needs one frame and executes 10 steps of a plan, the policy needs two frames and 6.
     assert first.decisions == (2 if planner == "cem" else 3)
+
+
+def test_a_seam_begins_at_a_hold_and_smooths_what_follows(
+    pusht: Embodiment, world: PushTSimulation
+) -> None:
+    found, rough = {}, {}
+    for mode in SEAMS:
+        chosen = settings(latency_steps=2, seam=SeamSettings(mode))
+        models = Models(pusht, Wanderer(jump=0.005))
+        _, run = play("first", 9000, chosen, models, world)
+        assert (run.rejected_chunks, run.unreachable, run.stopped) == (0, 0, "")
+        found[mode] = [command.position for command in run.commands]
+        starts = [command.sequence for command in run.commands]
+        rough[mode] = np.abs(jumps(run.commands, 0.1)["velocity"].across).max()
+    first, second = starts.index(1), starts.index(2)
+    np.testing.assert_array_equal(found["temporal_ensemble"][:second], found["switch"][:second])
+    # A blend begins at the hold: 5/32 of the way to the first action.
+    held, began = found["switch"][first - 1], found["switch"][first]
+    np.testing.assert_allclose(found["blend"][first], held + 5 / 32 * (began - held), atol=1e-7)
+    for mode in ("blend", "temporal_ensemble"):
+        assert rough[mode] < rough["switch"]
+
+
+def test_a_world_model_that_prefers_to_hold_holds(
+    pusht: Embodiment, world: PushTSimulation
+) -> None:
+    models = Models(pusht, Wanderer(), LastIsBest())
+    _, run = play("scored", 9000, settings(extra_sources=("hold",)), models, world)
+    assert {decision.chunk.source for decision in run.decisions} == {"hold"}
+    assert all(decision.reachable.shape == (5,) for decision in run.decisions)
+    world.reset(seed=9000)
+    start = world.position
+    for commanded in run.commands:
+        np.testing.assert_allclose(commanded.position, start, atol=1e-7)
+
+
+def test_a_tail_goes_on_with_the_executing_chunk(pusht: Embodiment, world: PushTSimulation) -> None:
+    models = Models(pusht, Wanderer(jump=0.004), LastIsBest())
+    chosen = settings(steps=22, extra_sources=("tail",))
+    _, run = play("scored", 9000, chosen, models, world)
+    assert [d.chunk.source for d in run.decisions] == ["policy", "tail", "tail", "tail"]
+    first = run.decisions[0].chunk.actions
+    executed = np.array([command.position for command in run.commands if command.sequence])
+    # Six actions of each chunk, together the fifteen of the first one and then its last.
+    np.testing.assert_allclose(executed[:15], first, atol=1e-7)
+    np.testing.assert_allclose(executed[15:], np.tile(first[-1], (6, 1)), atol=1e-7)
+
+
+@pytest.mark.parametrize("names", [("supplied",), ("stay",), ("hold", "hold")])
+def test_sources_that_an_episode_has_not_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(WorldForgeError, match="extra_sources") as caught:
+        settings(extra_sources=names)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_the_command_takes_seam_and_sources() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command._settings(parser.parse_args([])) == Settings()
+    options = ("--seam", "blend", "--seam-duration", "0.2", "--extra-sources", "hold", "tail")
+    found = command._settings(parser.parse_args(list(options)))
+    assert found.seam == SeamSettings("blend", duration=0.2)
+    assert found.extra_sources == ("hold", "tail")
+    assert describe(found, ("still",))["seam"]["mode"] == "blend"
+    with pytest.raises(WorldForgeError, match="seam duration") as caught:
+        command._settings(parser.parse_args(["--seam-duration", "nan"]))
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_the_same_loop_runs_another_robot() -> None:
+    pytest.importorskip("gym_aloha", reason="the package gym-aloha is not installed")
+    from worldforge_ros.evaluation.aloha import AlohaEpisode
+    from worldforge_ros.simulation.aloha import AlohaSimulation
+
+    aloha = load_embodiment("aloha")
+    place = AlohaSimulation().position
+
+    class TurnWaist:
+        """Turns the left waist by 0.002 rad a step, from where it is."""
+
+        model_id = "waist"
+        history = 1
+        max_horizon = 20
+
+        def propose(self, history: Any, count: int, horizon: int = 0, seed: int = -1) -> Proposal:
+            moves = np.tile(history[-1].position, (count, horizon, 1))
+            moves[..., 0] += 0.002 * np.arange(1, horizon + 1)
+            return Proposal(moves.astype(np.float32), aloha.joint_names, 0.02, {})
+
+    class Blind(AlohaEpisode):
+        """No picture: this policy looks at none, and a renderer may not be there."""
+
+        def images(self) -> dict[str, Any]:
+            return {}
+
+    models = Models(aloha, TurnWaist())
+    chosen = Settings(embodiment="aloha", latency_steps=4, seam=SeamSettings("blend"))
+    episode = Blind(AlohaSimulation(), 0, aloha)
+    planner = Planner("first", choosing(chosen), models, None, 0)
+    run = run_loop(episode, planner, models, 40, execute_steps=10, latency_steps=4)
+    assert (run.steps, run.stopped, run.rejected_chunks) == (40, "", 0)
+    assert len(run.decisions) == 4
+    assert episode.position[0] > place[0] + 0.01
+    assert not run.success
 
 
 def test_no_more_steps_are_executed_than_a_plan_has(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
 
+from diagnostic_msgs.msg import DiagnosticArray, KeyValue
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from ros_support import NodeProcess, Ros
+from sensor_msgs.msg import Image
 
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.msg import ActionChunk, GateStatus, PlanReport
@@ -314,6 +317,17 @@ def test_without_a_world_model_the_policy_alone_drives(ros: Ros, stage: Stage) -
         ({"planner": "best"}, "parameter planner is 'best'; expected one of scored, first, random"),
         ({"replan_period": "-1.0"}, "parameter replan_period"),
         ({"num_candidates": "many"}, "parameter num_candidates"),
+        (
+            {"seam": "fade"},
+            "parameter seam is 'fade'; expected one of switch, temporal_ensemble, blend",
+        ),
+        ({"seam_duration": 11.0}, "parameter seam_duration"),
+        ({"ensemble_coefficient": -6.0}, "parameter ensemble_coefficient"),
+        (
+            {"extra_sources": ["hold", "stay"]},
+            "extra_sources is ['hold', 'stay']; expected any of hold, tail, supplied",
+        ),
+        ({"extra_sources": "hold"}, "parameter extra_sources is 'hold'; expected a list of texts"),
     ],
 )
 def test_a_bad_parameter_is_one_clear_line(
@@ -411,3 +425,209 @@ def test_a_search_without_statistics_says_what_is_missing(ros: Ros) -> None:
         status, output = process.finish()
     assert status == 2
     assert "ACTION_STATISTICS_MISSING" in output
+
+
+@contextmanager
+def planning(ros: Ros, stage: Stage, **parameters: Any) -> Iterator[NodeProcess]:
+    stage.serve()
+    with ros.process("planner_node", replan_period=0.2, seed=1, **parameters) as process:
+        ros.connected(stage.observations, 20.0)
+        ros.wait_until(lambda: ros.node.count_publishers("plan_report"), what="plan_report")
+        stage.stamp = ros.node.get_clock().now().nanoseconds
+        yield process
+
+
+LONG = (START + RNG.uniform(-0.03, 0.03, (1, 4, 80, 2))).astype(np.float32)
+
+
+def long_proposal(request: Any, response: Any) -> Any:
+    good_proposal(request, response).candidates = convert.tensor_to_msg(LONG)
+    return response
+
+
+class Ensemble:
+    """A planner with a temporal ensemble, and the gate that approves its chunks."""
+
+    def __init__(self, ros: Ros, stage: Stage) -> None:
+        self._ros, self._stage = ros, stage
+        stage.propose = long_proposal
+        node = ros.node
+        self.gate = node.create_publisher(GateStatus, "safety_gate/status", qos.LATCHED)
+        self.approved = node.create_publisher(ActionChunk, "action_chunk/approved", qos.CHUNK)
+        self.goals = node.create_publisher(Image, "goal_image", qos.LATCHED)
+
+    def connect(self) -> None:
+        for publisher in (self.gate, self.approved, self.goals):
+            self._ros.connected(publisher)
+        self.gate.publish(GateStatus(epoch=1, mode=GateStatus.ARMED))
+        self.goal(0)
+
+    def goal(self, grey: int) -> None:
+        picture = np.full((96, 96, 3), grey, np.uint8)
+        self.goals.publish(convert.image_to_msg(picture, self._stage.stamp, "top"))
+        self._ros.spin_for(0.2)
+
+    def report(self) -> PlanReport:
+        return self._ros.wait_until(
+            lambda: next((r for r in [self._stage.report()] if r.outcome == "OK"), None), 20.0
+        )
+
+    def approve(self) -> ActionChunk:
+        report = self.report()
+        chunk: ActionChunk = self._ros.wait_until(
+            lambda: next((c for c in self._stage.chunks if c.sequence == report.sequence), None)
+        )
+        self.approved.publish(chunk)
+        self._ros.spin_for(0.2)
+        return chunk
+
+    def share(self, executing: ActionChunk) -> float:
+        """How far the next candidates are from what the policy proposed towards what it had
+        proposed for ``executing``, at the last action that the two have in common.
+        """
+        report = self.report()
+        candidates = convert.tensor_from_msg(report.candidates, "candidates")[0]
+        begins = convert.stamp_to_ns(report.stamp)
+        middles = begins + np.arange(LONG.shape[2]) * 10**8 + 5 * 10**7
+        index = (middles - convert.stamp_to_ns(executing.header.stamp)) // 10**8
+        place = int(np.flatnonzero(index < LONG.shape[2])[-1])
+        # Candidate 2 is cheapest: every chunk is this one.
+        apart = LONG[0, 2, index[place]] - LONG[0, :, place]
+        moved = candidates[:, place] - LONG[0, :, place]
+        shares = (moved * apart).sum(-1) / (apart**2).sum(-1)
+        assert np.ptp(shares) < 1e-3
+        return float(shares[0])
+
+
+def test_a_temporal_ensemble_averages_what_was_approved_until_the_goal_changes(
+    ros: Ros, stage: Stage
+) -> None:
+    ensemble = Ensemble(ros, stage)
+    # The older of two plans weighs 1, the newer one exp(-0.5).
+    expected = pytest.approx(1.0 / (1.0 + math.exp(-0.5)), abs=1e-3)
+    with planning(ros, stage, seam="temporal_ensemble", ensemble_coefficient=0.5):
+        ensemble.connect()
+        chunk = ensemble.approve()
+        assert ensemble.share(chunk) == expected
+        ensemble.goal(0)
+        assert ensemble.share(chunk) == expected, "the same goal is no new one"
+        ensemble.goal(9)
+        ensemble.report()  # may have been under way when the goal came
+        assert ensemble.share(chunk) == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        GateStatus(epoch=1, mode=GateStatus.ARMED, verdict="REJECTED", verdict_sequence=99),
+        GateStatus(epoch=2, mode=GateStatus.ARMED),
+    ],
+    ids=["refused", "epoch"],
+)
+def test_a_refused_chunk_and_a_new_epoch_end_the_ensemble(
+    ros: Ros, stage: Stage, status: GateStatus
+) -> None:
+    ensemble = Ensemble(ros, stage)
+    with planning(ros, stage, seam="temporal_ensemble"):
+        ensemble.connect()
+        chunk = ensemble.approve()
+        assert ensemble.share(chunk) > 0.4
+        ensemble.gate.publish(status)
+        ros.spin_for(0.2)
+        ensemble.report()
+        assert ensemble.share(chunk) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_what_a_user_supplies_is_scored_and_chosen_like_the_rest(ros: Ros, stage: Stage) -> None:
+    def scores(request: Any, response: Any) -> Any:
+        good_scores(request, response)
+        count = request.candidates.shape[1]
+        response.scores = [float(count - index) for index in range(count)]
+        return response
+
+    stage.score = scores
+    supplier = ros.node.create_publisher(ActionChunk, "action_chunk/candidate", qos.CHUNK)
+    diagnostics = ros.record(DiagnosticArray, "/diagnostics")
+
+    def counted(code: str) -> bool:
+        pairs = [(v.key, v.value) for d in diagnostics for s in d.status for v in s.values]
+        return (f"errors.{code}", "1") in pairs
+
+    def supply(actions: np.ndarray) -> None:
+        own = ActionChunk(
+            header=convert.header(ros.node.get_clock().now().nanoseconds, "base"),
+            embodiment="pusht",
+            joint_names=["pusher_x", "pusher_y"],
+            step=convert.seconds_to_duration(0.1),
+            actions=convert.tensor_to_msg(actions),
+        )
+        supplier.publish(own)
+
+    own = np.tile(START, (15, 1)) + 0.002
+    with planning(ros, stage, extra_sources=["hold", "tail", "supplied"], supplied_max_age=30.0):
+        ros.connected(supplier)
+        report = ros.wait_until(
+            lambda: next((r for r in [stage.report()] if r.outcome == "OK"), None), 20.0
+        )
+        assert list(report.sources) == ["policy"] * 4 + ["hold"], "nothing executes, no tail"
+        assert report.chosen == 4
+        held = convert.tensor_from_msg(report.candidates, "candidates")[0, 4]
+        np.testing.assert_allclose(held, np.tile(START, (15, 1)), atol=1e-7)
+        # Cheapest is the last one: hold, unless something comes behind it.
+        scored_last = stage.score
+
+        def before_hold(request: Any, response: Any) -> Any:
+            scored_last(request, response)
+            response.scores[4] = -1.0
+            return response
+
+        stage.score = before_hold
+        supply(own)
+        report = ros.wait_until(
+            lambda: next((r for r in [stage.report()] if "supplied" in r.sources), None), 20.0
+        )
+        assert list(report.sources) == ["policy"] * 4 + ["supplied", "hold"]
+        assert report.chosen == 4
+        chunk = ros.wait_until(
+            lambda: next((c for c in stage.chunks if c.sequence == report.sequence), None)
+        )
+        assert chunk.source == "supplied"
+        actions = convert.tensor_from_msg(chunk.actions, "actions")
+        np.testing.assert_array_equal(actions, own.astype(np.float32))
+        assert "supplied" not in stage.report().sources, "it was chosen once"
+
+        supply(own[:10])
+        ros.wait_until(lambda: stage.report() and counted("HORIZON_INVALID"), 20.0)
+        own[3, 1] = np.nan
+        supply(own)
+        ros.wait_until(lambda: stage.report() and counted("TENSOR_NOT_FINITE"), 20.0)
+        assert "supplied" not in stage.report().sources
+
+
+def test_fewer_candidates_than_asked_for_are_no_error(ros: Ros, stage: Stage) -> None:
+    def two_are_left(request: Any, response: Any) -> Any:
+        good_proposal(request, response)
+        response.candidates = convert.tensor_to_msg(CANDIDATES[:, :2])
+        response.metadata.append(KeyValue(key="dropped", value="2, 3"))
+        return response
+
+    def two_costs(request: Any, response: Any) -> Any:
+        good_scores(request, response).scores = [2.0, 1.0]
+        return response
+
+    stage.propose, stage.score = two_are_left, two_costs
+    diagnostics = ros.record(DiagnosticArray, "/diagnostics")
+    with planning(ros, stage, num_candidates=4):
+        report = ros.wait_until(
+            lambda: next((r for r in [stage.report()] if r.outcome == "OK"), None), 20.0
+        )
+        assert (report.num_candidates, report.chosen) == (2, 1)
+        ros.wait_until(
+            lambda: any(
+                (v.key, v.value) == ("policy_dropped", "2, 3")
+                for d in diagnostics
+                for s in d.status
+                for v in s.values
+            ),
+            10.0,
+        )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,7 @@ def test_a_cached_hub_snapshot_is_loaded(diffusion: Path, tmp_path: Path) -> Non
     policy = load_lerobot_policy(
         "someone/policy", tiny.robot(), revision=COMMIT, cache_dir=str(tmp_path)
     )
+    assert policy.model_id.startswith("someone/policy@")
     assert policy.propose(tiny.window(2), 2, seed=0).candidates.shape == (2, 7, 2)
 
 
@@ -100,6 +103,7 @@ def test_the_type_that_was_asked_for(copy: Path) -> None:
     policy = load_lerobot_policy(copy, tiny.robot(), policy_type="diffusion")
     proposal = policy.propose(tiny.window(2), 1, seed=0)
     assert proposal.metadata["loader_mode"] == "typed"
+    assert "one of" in refused(ErrorCode.POLICY_TYPE_UNKNOWN, copy, policy_type="telepathy")
     message = refused(ErrorCode.POLICY_TYPE_MISMATCH, copy, policy_type="act")
     assert "'diffusion'" in message
     assert "'act'" in message
@@ -142,6 +146,146 @@ def test_a_class_that_loads_nothing_and_goes_on_is_caught(
     message = refused(ErrorCode.CHECKPOINT_INVALID, copy)
     assert "value of diffusion." in message
     assert "more" in message
+
+
+FOREIGN = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+class Anything:
+    @classmethod
+    def from_pretrained(cls, *arguments, **named):
+        return cls()
+"""
+
+
+@pytest.mark.parametrize("fault", ["processor", "trust", "model"])
+def test_code_of_a_checkpoint_never_runs(copy: Path, tmp_path: Path, fault: str) -> None:
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "code.py").write_text(FOREIGN)
+    names = {"AutoProcessor": "code.Anything", "AutoConfig": "code.Anything"}
+    (evil / "processor_config.json").write_text(json.dumps({"auto_map": names}))
+    (evil / "config.json").write_text(
+        json.dumps({"model_type": "evil", "auto_map": {**names, "AutoModel": "code.Anything"}})
+    )
+    if fault == "model":
+        if tiny.SINGLE != "sac":
+            pytest.skip("this LeRobot has no configuration that names a model with code")
+        folder = tiny.make("sac", tmp_path / "sac")
+        change_config(folder, vision_encoder_name=str(evil))
+        with pytest.raises(WorldForgeError) as caught:
+            load_lerobot_policy(folder, tiny.robot())
+    else:
+        file = copy / "policy_preprocessor.json"
+        data = json.loads(file.read_text())
+        step = {
+            "registry_name": "action_tokenizer_processor",
+            "config": {"action_tokenizer_name": str(evil)},
+        }
+        if fault == "trust":
+            step["config"]["trust_remote_code"] = True
+        data["steps"].insert(0, step)
+        file.write_text(json.dumps(data))
+        with pytest.raises(WorldForgeError) as caught:
+            load_lerobot_policy(copy, tiny.robot())
+    assert caught.value.code is ErrorCode.CHECKPOINT_UNTRUSTED, str(caught.value)
+    assert not list(tmp_path.rglob("ran"))
+
+
+def test_only_processor_steps_are_called(copy: Path, tmp_path: Path) -> None:
+    written = tmp_path / "log.txt"
+    file = copy / "policy_preprocessor.json"
+    data = json.loads(file.read_text())
+    data["steps"].insert(
+        0,
+        {"class": "lerobot.utils.utils.init_logging", "config": {"log_file": str(written)}},
+    )
+    file.write_text(json.dumps(data))
+    assert "ProcessorStep" in refused(ErrorCode.CHECKPOINT_UNTRUSTED, copy)
+    assert not written.exists()
+
+
+def test_the_network_is_as_it_was_after_a_load(
+    diffusion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from worldforge_ros.policies.checkpoint import sealed
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with sealed():
+        assert constants.HF_HUB_OFFLINE
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    load_lerobot_policy(diffusion, tiny.robot())
+    assert not constants.HF_HUB_OFFLINE
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def change_normalizer(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    file = folder / "policy_preprocessor.json"
+    data = json.loads(file.read_text())
+    change(next(s for s in data["steps"] if s.get("registry_name") == "normalizer_processor"))
+    file.write_text(json.dumps(data))
+
+
+def without_the_state(step: dict[str, Any]) -> None:
+    del step["config"]["features"]["observation.state"]
+
+
+def as_it_is(step: dict[str, Any]) -> None:
+    step["config"]["norm_map"]["STATE"] = "IDENTITY"
+
+
+@pytest.mark.parametrize("change", [without_the_state, as_it_is])
+def test_a_feature_is_normalised_as_declared(
+    copy: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    change_normalizer(copy, change)
+    message = refused(ErrorCode.POLICY_STATISTICS_MISSING, copy)
+    assert "normalisation of observation.state" in message
+    assert "MIN_MAX" in message
+
+
+def test_a_feature_is_normalised_once(copy: Path) -> None:
+    file = copy / "policy_preprocessor.json"
+    data = json.loads(file.read_text())
+    data["steps"].append(data["steps"][-1])
+    assert data["steps"][-1]["registry_name"] == "normalizer_processor"
+    file.write_text(json.dumps(data))
+    assert "2 normalising steps" in refused(ErrorCode.POLICY_STATISTICS_MISSING, copy)
+
+
+def test_statistics_of_another_shape_do_not_broadcast(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = next(copy.glob("policy_preprocessor*normalizer_processor.safetensors"))
+    tensors = load_file(file)
+    save_file({**tensors, "observation.state.min": tensors["observation.state.min"][:1]}, file)
+    message = refused(ErrorCode.POLICY_STATISTICS_MISSING, copy)
+    assert "min of observation.state" in message
+    assert "(1,)" in message
+    file.write_bytes(b"damaged")
+    assert "processors" in refused(ErrorCode.CHECKPOINT_INVALID, copy)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"vision_backbone": "resnet999"}, {"input_features": None}, {"horizon": 7}]
+)
+def test_a_model_that_cannot_be_built_names_its_configuration(
+    copy: Path, changes: dict[str, Any]
+) -> None:
+    change_config(copy, **changes)
+    message = refused(ErrorCode.CHECKPOINT_INVALID, copy)
+    assert "config.json" in message
+    assert "model.safetensors" not in message
+
+
+def test_a_loader_takes_no_settings_of_a_checkpoint(diffusion: Path) -> None:
+    message = refused(
+        ErrorCode.INVALID_ARGUMENT, diffusion, loader=lambda name, device: None, revision="x"
+    )
+    assert "revision" in message
 
 
 def test_settings_that_a_type_does_not_have(diffusion: Path, tmp_path: Path) -> None:

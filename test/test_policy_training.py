@@ -14,8 +14,8 @@ import pytest
 
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.training.fitting import Average
 from worldforge_ros.training.policy import (
-    Average,
     Demonstration,
     make_windows,
     mirror,

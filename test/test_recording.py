@@ -19,7 +19,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.recording.gif import FRAME_PERIOD, cost_strength, write_gif
+from worldforge_ros.recording.figure import COVERAGE, REWARD, Figure, figure_of
+from worldforge_ros.recording.gif import FRAME_PERIOD, PANEL, cost_strength, write_gif
 from worldforge_ros.recording.log import (
     ChunkSample,
     EpisodeLog,
@@ -79,6 +80,7 @@ def episode(seconds: float = 2.0) -> EpisodeLog:
     """An episode with a plan every 0.5 s, each approved; a square moves through the picture."""
     log = EpisodeLog(
         seed=7,
+        figure=COVERAGE,
         task="push <the> T",
         extent=(0.0, 0.0, 0.5, 0.5),
         duration=seconds,
@@ -92,7 +94,7 @@ def episode(seconds: float = 2.0) -> EpisodeLog:
         picture[20:30, 5 + index : 15 + index] = (100, 110, 120)
         log.overview.append(Picture.pack(time, picture))
         log.camera.append(Picture.pack(time, grey(200, 96)))
-        log.coverage.append((time, min(1.0, 0.1 + time / 10)))
+        log.progress.append((time, min(1.0, 0.1 + time / 10)))
         log.observations += 2
     log.gate.append(GATE)
     for index in range(round(seconds / 0.5)):
@@ -203,11 +205,55 @@ def test_summary_has_the_documented_keys_and_is_json() -> None:
 
 
 def test_an_empty_episode_has_no_figures_but_a_summary() -> None:
-    summary = summarise(EpisodeLog(seed=0))
+    summary = summarise(EpisodeLog(0, COVERAGE))
     assert summary["coverage"] == {"initial": None, "final": None, "max": None}
     assert set(summary["latency_ms"].values()) == {None}
     assert summary["realtime_factor"] is None
     assert "coverage" in table(summary)
+
+
+def rewarded() -> EpisodeLog:
+    """An episode of ALOHA: wide pictures, no overview, a reward from 0 to 4."""
+    log = episode()
+    log.overview, log.extent, log.figure = [], None, REWARD
+    wide = np.zeros((48, 64, 3), np.uint8)
+    wide[:, :16] = (200, 0, 0)
+    log.camera = [Picture.pack(picture.time, wide) for picture in log.camera]
+    log.goal = wide
+    log.progress = [(0.0, 0.0), (0.5, 2.0), (1.0, 4.0), (2.0, 3.0)]
+    return log
+
+
+def test_each_task_has_its_own_figure(tmp_path: Path) -> None:
+    log = rewarded()
+    summary = summarise(log)
+    assert "coverage" not in summary
+    assert summary["reward"] == {"initial": 0.0, "final": 3.0, "max": 4.0}
+    assert figure_of(summary) is REWARD
+    assert table(summary).startswith("reward     initial 0.00   final 3.00   max 4.00")
+    parsed = page(log, tmp_path)
+    assert "highest reward" in parsed.text
+    assert "Solved above 3 (dashed)" in parsed.text
+    assert "overage" not in parsed.text
+    assert "Solved above 95% (dashed)" in page(episode(), tmp_path).text
+
+
+@pytest.mark.parametrize("figure", [COVERAGE, REWARD], ids=lambda figure: figure.name)
+def test_a_figure_is_solved_above_its_threshold_and_known(figure: Figure) -> None:
+    assert figure.solved(figure.full)
+    assert not figure.solved(figure.above)
+    assert not figure.solved(None)
+    assert figure.text(None) == "-"
+
+
+def test_a_wide_picture_keeps_its_shape(tmp_path: Path) -> None:
+    write_gif(rewarded(), tmp_path / "e.gif")
+    with Image.open(tmp_path / "e.gif") as gif:
+        assert gif.size == (640 + PANEL, 480)
+        frame = np.asarray(gif.convert("RGB")).astype(int)
+    red = redness(frame[:, :640])
+    assert red[240, :150].min() > 100
+    assert red[240, 170:].max() < 50
 
 
 @pytest.mark.parametrize(
@@ -412,7 +458,7 @@ def test_report_is_well_formed_and_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_report_of_an_empty_episode(tmp_path: Path) -> None:
-    parsed = page(EpisodeLog(seed=3), tmp_path)
+    parsed = page(EpisodeLog(3, COVERAGE), tmp_path)
     assert "Seed 3" in parsed.text
     assert parsed.links == []
 

@@ -33,7 +33,7 @@ def placed(x: float = 0.25, y: float = 0.25) -> Observation:
 
 
 def as_asked(setpoints: np.ndarray) -> Handover:
-    return Handover(setpoints, 7, 0, np.ones(len(setpoints), bool))
+    return Handover(setpoints, 7, 0, np.ones(len(setpoints), bool), setpoints)
 
 
 def run(search: CrossEntropySearch, cost: Any) -> Any:
@@ -138,7 +138,7 @@ def test_unreachable_and_costless_samples_are_not_chosen() -> None:
     costs[0] = np.nan
     reachable = np.ones(40, bool)
     reachable[1] = False
-    search.tell(costs, Handover(samples, 1, 0, reachable))
+    search.tell(costs, Handover(samples, 1, 0, reachable, samples))
     np.testing.assert_array_equal(search.found.costs, [2, 3, 4, 5, 6, 7])
 
 

@@ -71,11 +71,11 @@ def candidates(count: int = 3) -> np.ndarray:
 
 
 def as_they_are(values: np.ndarray, *_: object) -> Handover:
-    return Handover(values, 1, 0, np.ones(len(values), bool))
+    return Handover(values, 1, 0, np.ones(len(values), bool), values)
 
 
 def unreachable(values: np.ndarray, *_: object) -> Handover:
-    return Handover(values, 1, 0, np.zeros(len(values), bool))
+    return Handover(values, 1, 0, np.zeros(len(values), bool), values)
 
 
 def test_a_whole_cycle() -> None:

@@ -10,10 +10,14 @@ pytest.importorskip("gym_pusht", reason="gym-pusht is missing: set up with make 
 from worldforge_ros.bridges.tracking import expected_positions
 from worldforge_ros.embodiment import Tracking, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.simulation.pusht import PushTSimulation
-from worldforge_ros.simulation.robot import SimulatedPusher
+from worldforge_ros.simulation.pusht import JOINT_NAMES, PHYSICS_STEP, PushTSimulation
+from worldforge_ros.simulation.robot import SimulatedRobot
 
 PUSHT = load_embodiment("pusht")
+
+
+def pusher(seed: int, command_timeout: float = 0.5) -> SimulatedRobot[PushTSimulation]:
+    return SimulatedRobot(PushTSimulation(), JOINT_NAMES, PHYSICS_STEP, seed, command_timeout)
 
 
 def test_ten_physics_steps_are_one_step_of_gym_pusht() -> None:
@@ -73,7 +77,7 @@ def test_a_bad_state_is_refused() -> None:
 
 
 def test_the_pusher_holds_when_commands_stop() -> None:
-    robot = SimulatedPusher(96, seed=1, command_timeout=0.2)
+    robot = pusher(1, command_timeout=0.2)
     start = robot.world.position
     target = start + np.where(start < 0.25, 0.2, -0.2)
     robot.command(target)
@@ -89,7 +93,7 @@ def test_the_pusher_holds_when_commands_stop() -> None:
 
 
 def test_a_trajectory_moves_in_straight_lines_and_ends_at_its_last_point() -> None:
-    robot = SimulatedPusher(96, seed=1)
+    robot = pusher(1)
     robot.follow(["pusher_y", "pusher_x"], [1.0, 2.0], [[0.2, 0.3], [0.25, 0.35]])
     for _ in range(400):
         robot.step()
@@ -110,7 +114,7 @@ def test_a_trajectory_moves_in_straight_lines_and_ends_at_its_last_point() -> No
 def test_a_bad_trajectory_has_its_code_and_changes_nothing(
     names: list[str], times: list[float], positions: list[list[float]], code: ErrorCode
 ) -> None:
-    robot = SimulatedPusher(96, seed=1)
+    robot = pusher(1)
     before = robot.world.position
     with pytest.raises(WorldForgeError) as caught:
         robot.follow(names, times, positions)
@@ -121,7 +125,7 @@ def test_a_bad_trajectory_has_its_code_and_changes_nothing(
 
 
 def test_each_reset_takes_the_next_seed() -> None:
-    robot = SimulatedPusher(96, seed=7)
+    robot = pusher(7)
     assert [robot.reset(), robot.reset()] == [8, 9]
     world = PushTSimulation()
     world.reset(seed=9)

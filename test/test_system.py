@@ -1,4 +1,6 @@
-"""All six processes with the shipped checkpoints over real DDS, and what happens when one dies."""
+"""All six processes of a task with the shipped checkpoints over real DDS, and what happens when
+one dies.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
-pytest.importorskip("gym_pusht", reason="gym-pusht is missing: set up with make setup")
 
 from ros_support import NodeProcess, Ros
 from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool
 
-from worldforge_ros.bringup import pusht_bringup
+from worldforge_ros.bringup import TASKS, bring_up
 from worldforge_ros.msg import ActionChunk, GateStatus, PlanReport
 from worldforge_ros.ros import qos
 
@@ -27,7 +29,7 @@ START = 120.0
 class System:
     """Every node of the bring-up, without the one that arms and records."""
 
-    def __init__(self, ros: Ros, stack: ExitStack) -> None:
+    def __init__(self, ros: Ros, stack: ExitStack, task: str) -> None:
         self.ros = ros
         self.reports: list[PlanReport] = ros.record(PlanReport, "plan_report", qos.REPORT)
         self.status: list[GateStatus] = ros.record(GateStatus, "safety_gate/status", qos.LATCHED)
@@ -38,7 +40,7 @@ class System:
             JointState, "joint_states", qos.sensor("reliable", depth=50)
         )
         self.processes: dict[str, NodeProcess] = {}
-        for spec in pusht_bringup({"arm": "false", "seed": "5"}):
+        for spec in bring_up(TASKS[task], {"arm": "false", "seed": "5"}):
             process = ros.process(
                 spec.executable, "-r", f"__node:={spec.name}", **dict(spec.parameters)
             )
@@ -50,8 +52,12 @@ class System:
         )
         reply: Any = self.ros.call(SetBool, "safety_gate/enable", SetBool.Request(data=True))
         assert reply.success, reply.message
+        start = self.position()
         self.ros.wait_until(lambda: len(self.approved) >= 2, 30.0, "approved chunks")
-        self.ros.wait_until(lambda: self.speed() > 0.01, 30.0, "motion")
+        self.ros.wait_until(lambda: np.abs(self.position() - start).max() > 0.01, 30.0, "motion")
+
+    def position(self) -> npt.NDArray[np.float64]:
+        return np.array(self.joints[-1].position)
 
     def speed(self) -> float:
         return float(np.abs(self.joints[-1].velocity).max())
@@ -60,9 +66,24 @@ class System:
         return str(self.status[-1].mode_name)
 
 
-def test_a_killed_policy_leaves_the_robot_holding(ros: Ros) -> None:
+def test_alohas_arms_move_by_approved_chunks(ros: Ros) -> None:
+    pytest.importorskip("gym_aloha", reason="gym-aloha is missing: set up with make setup")
     with ExitStack() as stack:
-        system = System(ros, stack)
+        system = System(ros, stack, "aloha")
+        assert "aloha_sim" in system.processes
+        system.arm()
+        chunk = system.approved[0]
+        assert chunk.embodiment == "aloha"
+        assert list(chunk.joint_names) == list(system.joints[0].name)
+        assert chunk.step.nanosec == 20_000_000
+        for name, process in system.processes.items():
+            assert process.process.poll() is None, f"{name} died"
+
+
+def test_a_killed_policy_leaves_the_robot_holding(ros: Ros) -> None:
+    pytest.importorskip("gym_pusht", reason="gym-pusht is missing: set up with make setup")
+    with ExitStack() as stack:
+        system = System(ros, stack, "pusht")
         assert len(system.processes) == 6
         system.arm()
         system.processes["policy_node"].process.send_signal(signal.SIGKILL)
@@ -74,9 +95,9 @@ def test_a_killed_policy_leaves_the_robot_holding(ros: Ros) -> None:
         )
         ros.wait_until(lambda: system.mode() == "HOLDING", 15.0, "hold")
         ros.wait_until(lambda: system.speed() < 1e-3, 10.0, "standstill")
-        place = np.asarray(system.joints[-1].position)
+        place = system.position()
         ros.spin_for(1.0)
-        np.testing.assert_allclose(system.joints[-1].position, place, atol=1e-3)
+        np.testing.assert_allclose(system.position(), place, atol=1e-3)
         gone = system.processes.pop("policy_node")
         assert gone.process.poll() is not None
         for name, process in system.processes.items():

@@ -25,7 +25,7 @@ from worldforge_ros.evaluation.statistics import spearman
 from worldforge_ros.observation import Observation
 from worldforge_ros.scorers.lewm import load_lewm
 from worldforge_ros.simulation.pusht import PushTSimulation
-from worldforge_ros.training import dataset, demos, predictor, world_model
+from worldforge_ros.training import dataset, demos, predictor, tasks, world_model
 
 STATE = np.array([120.0, 300.0, 210.0, 260.0, 0.7])
 
@@ -42,7 +42,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_probe_targets_are_the_simulator_s_corners() -> None:
     simulation = PushTSimulation(image_size=16)
     simulation.set_state(STATE)
-    found = world_model.probe_targets(STATE) * 100 + 256
+    found = tasks.block_points(STATE) * 100 + 256
     np.testing.assert_allclose(found[:16].reshape(8, 2), simulation.keypoints(), atol=1e-6)
     np.testing.assert_allclose(found[16:], STATE[:2])
 
@@ -50,10 +50,10 @@ def test_probe_targets_are_the_simulator_s_corners() -> None:
 def test_the_mirror_keeps_the_goal_and_the_picture() -> None:
     simulation = PushTSimulation()
     goal = np.array([100.0, 200.0, *simulation.goal_pose])
-    np.testing.assert_allclose(world_model.mirror_states(goal)[2:], goal[2:])
+    np.testing.assert_allclose(tasks.mirror_states(goal)[2:], goal[2:])
     simulation.set_state(STATE)
     mirrored = simulation.image()[::-1, ::-1].transpose(1, 0, 2).astype(int)
-    simulation.set_state(world_model.mirror_states(STATE))
+    simulation.set_state(tasks.mirror_states(STATE))
     # Edges are drawn on whole pixels, so a few differ.
     assert np.abs(simulation.image().astype(int) - mirrored).mean() < 1.5
 

@@ -28,8 +28,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 TASKS = ("pusht",)
-QUALITY = ("pusht", "aloha")
-"""Tasks whose world model ``worldforge quality`` measures."""
+QUALITY = {"pusht": "", "aloha": "--embodiment aloha"}
+"""Tasks whose world model ``worldforge quality`` measures, and the options that make it theirs."""
 TRAINING: dict[str, dict[str, str]] = {
     "demos": {"pusht": "demos", "aloha": "aloha_demos"},
     "play": {"aloha": "aloha_play"},
@@ -43,7 +43,7 @@ the options that make it the task's."""
 
 EVALUATION = {
     "pusht": "",
-    "aloha": "--protocol transfer --embodiment aloha --candidates 8 "
+    "aloha": "--protocol transfer --embodiment aloha --candidates 8 --seam blend "
     "--policy package://worldforge_ros/models/aloha/policy "
     "--world-model package://worldforge_ros/models/aloha/world_model",
 }
@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         "worldforge quality pusht --seeds 5000",
         add_help=False,
     )
-    quality.add_argument("task", nargs="?", choices=QUALITY)
+    quality.add_argument("task", nargs="?", choices=tuple(QUALITY))
 
     migrate = _command(
         commands,
@@ -513,7 +513,7 @@ def _run_evaluate(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _run_quality(parsed: argparse.Namespace, rest: list[str]) -> int:
-    options = [] if parsed.task is None else ["--embodiment", parsed.task]
+    options = QUALITY.get(parsed.task, "").split()
     return _delegate(
         "worldforge_ros.evaluation.quality", parsed.prog, parsed, [*options, *rest], QUALITY
     )

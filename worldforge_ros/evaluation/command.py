@@ -1,4 +1,4 @@
-"""Compare planners over simulated PushT episodes, closed loop, without ROS.
+"""Compare planners over simulated episodes of PushT or ALOHA, closed loop, without ROS.
 
 The simulator waits for every decision; observation window, policy, world model, choice and safety
 gate are those of the nodes. An interrupted evaluation goes on with the same command.
@@ -27,6 +27,7 @@ from worldforge_ros.evaluation.runner import (
     Record,
     run_all,
 )
+from worldforge_ros.planning.seam import SEAMS, SeamSettings
 from worldforge_ros.planning.search import SearchSettings
 from worldforge_ros.recording.progress import track
 
@@ -35,7 +36,7 @@ FILES = (EPISODES_FILE, SETTINGS_FILE, *results.FILES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``worldforge evaluate pusht``."""
+    """Options of ``worldforge evaluate``; the defaults are PushT's."""
     own, search = Settings(), SearchSettings()
     parser.add_argument(
         "--planner",
@@ -65,6 +66,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=own.latency_steps,
         help="steps until a decision takes effect, as a live system has; 0: at once",
+    )
+    parser.add_argument(
+        "--seam", choices=SEAMS, default=own.seam.mode, help="how a new plan takes over"
+    )
+    parser.add_argument(
+        "--seam-duration", type=float, default=own.seam.duration, help="seconds of a blend"
+    )
+    parser.add_argument(
+        "--ensemble-coefficient",
+        type=float,
+        default=own.seam.coefficient,
+        help="of a temporal ensemble: prediction i from the oldest weighs exp(-this * i)",
+    )
+    parser.add_argument(
+        "--extra-sources",
+        nargs="+",
+        choices=("hold", "tail"),
+        default=[],
+        help="candidates beside those of the planner",
     )
     parser.add_argument("--steps", type=int, default=0, help="longest episode; 0: the protocol's")
     parser.add_argument("--objective", default="", help="of the world model; empty: its default")
@@ -119,7 +139,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files; 0 on success."""
     settings = _settings(args)
-    planners = tuple(dict.fromkeys(args.planner or PLANNERS))
+    # Only PushT has a true outcome for an oracle to compare with.
+    every = [name for name in PLANNERS if name != "oracle" or args.protocol != "transfer"]
+    planners = tuple(dict.fromkeys(args.planner or every))
     seeds = range(args.seeds, args.seeds + args.episodes)
     folder = args.out or Path("runs") / f"evaluate-{args.protocol}"
     if args.fresh and folder.is_dir():
@@ -197,6 +219,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         device=args.device,
         threads=args.threads,
         num_inference_steps=args.num_inference_steps,
+        seam=SeamSettings(args.seam, args.seam_duration, args.ensemble_coefficient),
+        extra_sources=tuple(args.extra_sources),
     )
 
 

@@ -23,7 +23,7 @@ RESAMPLES = 2000
 @dataclass(frozen=True)
 class Clip:
     """One episode at block rate: ``embeddings`` (N, D), ``blocks`` (N - 1, A) in between, true
-    ``states`` (N, 5).
+    ``states`` (N, n).
     """
 
     embeddings: FloatArray

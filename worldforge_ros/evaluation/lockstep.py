@@ -1,4 +1,4 @@
-"""Closed-loop PushT episodes in lockstep: the simulator waits for every decision.
+"""Closed-loop episodes of PushT and ALOHA in lockstep: the simulator waits for every decision.
 
 No ROS, but the same observation window, policy, world model, search, choice and safety gate as on
 the robot.
@@ -7,40 +7,45 @@ the robot.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from worldforge_ros.embodiment import load_embodiment
-from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.embodiment import Embodiment, load_embodiment
+from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.evaluation.aloha import AlohaEpisode
+from worldforge_ros.evaluation.loop import Run, run_loop
 from worldforge_ros.evaluation.planners import (
     NEED_POLICY,
     NEED_WORLD_MODEL,
     TICKS,
     Choosing,
-    Decision,
     Models,
     Planner,
 )
-from worldforge_ros.evaluation.protocols import PROTOCOLS, Protocol, pose_errors
-from worldforge_ros.observation import Observation, ObservationHistory, seconds_to_ns
-from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.evaluation.protocols import PROTOCOLS, Protocol, Result, pose_errors
+from worldforge_ros.observation import ImageArray
+from worldforge_ros.planning.seam import SeamSettings
 from worldforge_ros.planning.search import SearchSettings
+from worldforge_ros.planning.sources import check_extra_sources
 from worldforge_ros.policies.base import Policy
 from worldforge_ros.resources import resolve_path
-from worldforge_ros.safety.gate import GateMode, SafetyGate
 from worldforge_ros.scorers.base import Scorer
+from worldforge_ros.simulation.aloha import AlohaSimulation
 from worldforge_ros.simulation.pusht import PushTSimulation
 
 FloatArray = npt.NDArray[np.float64]
+World = PushTSimulation | AlohaSimulation
 
 SEARCH = SearchSettings()
 """The search of ``cem``: LeWorldModel's own."""
 REFINE = SearchSettings(samples=64, iterations=2, elites=8, blocks=3, spread=0.5)
 """The search of ``cem+policy``; its blocks are those of the policy's candidates."""
+
+SEAM = SeamSettings()
+"""How a new plan takes over."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Settings:
     Zero stands for the protocol's own ``steps`` and ``execute_steps`` (of ``cem``:
     ``search_execute_steps``), an empty ``objective`` for the protocol's or the checkpoint's. A
     chunk takes effect ``latency_steps`` after the observation that it was planned from.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for an extra source that an episode has not.
     """
 
     protocol: str = "task"
@@ -69,6 +76,17 @@ class Settings:
     device: str = "cpu"
     threads: int = 1
     num_inference_steps: int | None = None
+    seam: SeamSettings = SEAM
+    extra_sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "supplied" in check_extra_sources(self.extra_sources):
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                "extra_sources",
+                found=list(self.extra_sources),
+                expected="hold and tail; nobody supplies a chunk in lockstep",
+            )
 
     @property
     def rules(self) -> Protocol:
@@ -87,10 +105,10 @@ class Settings:
 class EpisodeResult:
     """One episode.
 
-    ``measure`` is the maximum coverage, or with protocol ``lewm`` 1 for success and 0 without;
-    errors are those of the last state. ``stopped`` is why the gate ended the episode, if it did.
-    ``spearman`` is the mean over decisions of the rank correlation of costs with the true outcome,
-    or NaN.
+    ``measure`` is the maximum coverage, or with another protocol than ``task`` 1 for success and 0
+    without; coverages and errors are those of :class:`worldforge_ros.evaluation.protocols.Result`.
+    ``stopped`` is why the gate ended the episode, if it did. ``spearman`` is the mean over
+    decisions of the rank correlation of costs with the true outcome, or NaN.
     """
 
     planner: str
@@ -124,99 +142,122 @@ def run_episode(
     seed: int,
     settings: Settings,
     models: Models,
-    simulation: PushTSimulation,
+    simulation: World,
     compared: list[Compared] | None = None,
 ) -> EpisodeResult:
     """One episode, ended by success, by a stop of the gate, or after its steps; deterministic.
 
     :param compared: takes the costs and outcomes of every decision of ``scored``.
-    :raises WorldForgeError: ``EPISODE_INCOMPLETE`` when the gate does not arm, ``INVALID_ARGUMENT``
-        when more steps are to be executed than a candidate has, and what the models raise.
+    :raises WorldForgeError: what :func:`~worldforge_ros.evaluation.loop.run_loop` raises.
     """
-    robot, rules = models.embodiment, settings.rules
-    goal = rules.start(simulation, seed)
-    period = seconds_to_ns(robot.policy.step)
-    brain: Planner | None = None
-    if planner != "still":
-        brain = Planner(planner, _choosing(settings), models, goal, seed)
-    pause = rules.search_execute_steps if planner == "cem" else rules.execute_steps
-    if brain is not None and pause > brain.horizon:
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            f"steps that {planner} executes of a plan",
-            found=pause,
-            expected=f"at most the {brain.horizon} actions of a candidate",
+    episode, run = play(planner, seed, settings, models, simulation)
+    if compared is not None:
+        compared.extend(
+            Compared(decision.costs, decision.outcomes)
+            for decision in run.decisions
+            if decision.costs is not None and decision.outcomes is not None
         )
-    gate = SafetyGate(robot)
-    history = ObservationHistory(_window_duration(models))
-    executed: list[FloatArray] = []
-    initial = best = coverage = simulation.coverage()
-    success = False
-    rejected: Counter[str] = Counter()
-    seconds, agreement = [], []
-    executing: ActionChunk | None = None
-    pending: list[tuple[int, ActionChunk]] = []
-    due = 0
-    step = 0
-    stopped = ""
-    while step < rules.steps and not success:
-        stamp, now = (step + 1) * period, step * robot.policy.step
-        position, velocity = simulation.position, simulation.velocity
-        gate.update_joint_state(robot.joint_names, position.tolist(), velocity.tolist(), stamp, now)
-        if step == 0:
-            armed = gate.enable(True, stamp, now)
-            _require(armed.success, f"the gate did not arm: {armed.message}")
-        if brain is not None:
-            images = {robot.world_model.camera: simulation.image()}
-            history.add(Observation(stamp, images, position, velocity))
-            if gate.mode is not GateMode.ARMED:
-                executing = None
-            if step >= due and not pending:
-                decision = _decide(brain, history, executed, simulation, executing, gate.epoch)
-                if decision is not None:
-                    seconds.append(decision.seconds)
-                    agreement.append(decision.spearman)
-                    pending.append((step + settings.latency_steps, decision.chunk))
-                    if compared is not None and decision.outcomes is not None:
-                        assert decision.costs is not None
-                        compared.append(Compared(decision.costs, decision.outcomes))
-            if pending and pending[0][0] <= step:
-                _, chunk = pending.pop()
-                verdict = gate.submit(chunk, stamp, now)
-                rejected.update(str(reason.code) for reason in verdict.reasons)
-                if verdict.approved:
-                    executing = chunk
-                    due = step + pause - settings.latency_steps
-        command = gate.tick(stamp, now)
-        if command is None or gate.mode is GateMode.STOPPED:
-            stopped = gate.reason or "no set-point"
-            break
-        executed.append(command.position)
-        simulation.advance(command.position, TICKS)
-        coverage = simulation.coverage()
-        best = max(best, coverage)
-        success = rules.success(simulation, goal)
-        step += 1
+    seconds = [decision.seconds for decision in run.decisions]
+    agreement = [decision.spearman for decision in run.decisions]
     known = [value for value in agreement if not math.isnan(value)]
-    position_error, angle_error = pose_errors(simulation.state, goal.state)
+    result = episode.result()
     return EpisodeResult(
         planner=planner,
         seed=seed,
-        measure=best if rules.measure == "max_coverage" else float(success),
-        initial_coverage=initial,
-        max_coverage=best,
-        final_coverage=coverage,
-        position_error_mm=position_error,
-        angle_error=angle_error,
-        success=success,
-        steps=step,
-        decisions=len(seconds),
+        measure=result.most if settings.rules.measure == "max_coverage" else float(run.success),
+        initial_coverage=result.initial,
+        max_coverage=result.most,
+        final_coverage=result.final,
+        position_error_mm=result.position_error_mm,
+        angle_error=result.angle_error,
+        success=run.success,
+        steps=run.steps,
+        decisions=len(run.decisions),
         ms_per_decision=1000.0 * float(np.mean(seconds)) if seconds else 0.0,
         spearman=float(np.mean(known)) if known else math.nan,
-        rejected_chunks=gate.counters.rejected,
-        rejected=dict(rejected),
-        stopped=stopped,
+        rejected_chunks=run.rejected_chunks,
+        rejected=dict(run.rejected),
+        stopped=run.stopped,
     )
+
+
+class PushTEpisode:
+    """PushT as the task of a closed loop, from the start of an episode on.
+
+    ``initial``, ``coverage`` and ``best`` are the goal's coverage at the start, now and at most.
+    """
+
+    def __init__(
+        self, simulation: PushTSimulation, rules: Protocol, seed: int, robot: Embodiment
+    ) -> None:
+        self.goal = rules.start(simulation, seed)
+        self.initial = self.coverage = self.best = simulation.coverage()
+        self._simulation = simulation
+        self._rules = rules
+        self._cameras = tuple(robot.cameras)
+
+    @property
+    def position(self) -> FloatArray:
+        """Pusher position (2,) in m."""
+        return self._simulation.position
+
+    @property
+    def velocity(self) -> FloatArray:
+        """Pusher velocity (2,) in m/s."""
+        return self._simulation.velocity
+
+    def images(self) -> dict[str, ImageArray]:
+        """The picture from above, by camera name."""
+        return dict.fromkeys(self._cameras, self._simulation.image())
+
+    def advance(self, setpoint: FloatArray) -> None:
+        """Let one control step pass."""
+        self._simulation.advance(setpoint, TICKS)
+        self.coverage = self._simulation.coverage()
+        self.best = max(self.best, self.coverage)
+
+    def succeeded(self) -> bool:
+        """Whether the protocol's goal is reached."""
+        return self._rules.success(self._simulation, self.goal)
+
+    def result(self) -> Result:
+        """How far the episode came."""
+        errors = pose_errors(self._simulation.state, self.goal.state)
+        return Result(self.initial, self.coverage, self.best, *errors)
+
+
+def make_world(settings: Settings) -> World:
+    """The world of the settings' protocol."""
+    return AlohaSimulation() if settings.protocol == "transfer" else PushTSimulation()
+
+
+def play(
+    planner: str, seed: int, settings: Settings, models: Models, simulation: World
+) -> tuple[PushTEpisode | AlohaEpisode, Run]:
+    """One episode as :func:`run_episode` runs it, with everything that was commanded.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for a comparison with the true outcome, which only
+        PushT has, and what :func:`~worldforge_ros.evaluation.loop.run_loop` raises.
+    """
+    rules, robot = settings.rules, models.embodiment
+    episode: PushTEpisode | AlohaEpisode
+    copied: PushTSimulation | None = None
+    if isinstance(simulation, AlohaSimulation):
+        if planner == "oracle" or settings.spearman:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                f"planner {planner}" if planner == "oracle" else "spearman",
+                found=f"protocol {rules.name}",
+                expected="a PushT protocol: ALOHA has no true outcome to compare with",
+            )
+        episode = AlohaEpisode(simulation, seed, robot)
+    else:
+        episode, copied = PushTEpisode(simulation, rules, seed, robot), simulation
+    brain: Planner | None = None
+    if planner != "still":
+        brain = Planner(planner, choosing(settings), models, episode.goal, seed, copied)
+    pause = rules.search_execute_steps if planner == "cem" else rules.execute_steps
+    return episode, run_loop(episode, brain, models, rules.steps, pause, settings.latency_steps)
 
 
 def load_models(settings: Settings, planners: Sequence[str]) -> Models:
@@ -235,7 +276,7 @@ def load_models(settings: Settings, planners: Sequence[str]) -> Models:
             embodiment,
             settings.device,
             settings.threads,
-            settings.num_inference_steps,
+            num_inference_steps=settings.num_inference_steps or 0,
         )
     if NEED_WORLD_MODEL.intersection(planners):
         from worldforge_ros.scorers.lewm import LeWMOptions, load_lewm
@@ -248,7 +289,8 @@ def load_models(settings: Settings, planners: Sequence[str]) -> Models:
     return Models(embodiment, policy, scorer)
 
 
-def _choosing(settings: Settings) -> Choosing:
+def choosing(settings: Settings) -> Choosing:
+    """How a planner decides with these settings."""
     return Choosing(
         candidates=settings.candidates,
         horizon=settings.horizon,
@@ -257,34 +299,6 @@ def _choosing(settings: Settings) -> Choosing:
         spearman=settings.spearman,
         search=settings.search,
         refine=settings.refine,
+        seam=settings.seam,
+        extra_sources=settings.extra_sources,
     )
-
-
-def _decide(
-    brain: Planner,
-    history: ObservationHistory,
-    executed: Sequence[FloatArray],
-    simulation: PushTSimulation,
-    executing: ActionChunk | None,
-    epoch: int,
-) -> Decision | None:
-    """A decision; None while observations are still being gathered, or when none can be taken."""
-    try:
-        decision = brain.decide(history, executed, simulation, executing)
-    except WorldForgeError as error:
-        if error.code in (ErrorCode.HISTORY_TOO_SHORT, ErrorCode.NO_REACHABLE_CANDIDATE):
-            return None
-        raise
-    return replace(decision, chunk=replace(decision.chunk, epoch=epoch))
-
-
-def _window_duration(models: Models) -> float:
-    spec = models.embodiment
-    policy = models.policy.history * spec.policy.step if models.policy else 0.0
-    scorer = models.scorer.history * spec.world_model.block_duration if models.scorer else 0.0
-    return max(policy, scorer, spec.policy.step) + spec.policy.step
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise WorldForgeError(ErrorCode.EPISODE_INCOMPLETE, message)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from worldforge_ros.evaluation.protocols import Goal
 from worldforge_ros.evaluation.statistics import spearman
 from worldforge_ros.observation import Observation, ObservationHistory, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
-from worldforge_ros.planning.handover import Handover, hand_over
+from worldforge_ros.planning.handover import Handover
+from worldforge_ros.planning.seam import Seam, SeamSettings
 from worldforge_ros.planning.search import SOURCES, CrossEntropySearch, Found, SearchSettings
 from worldforge_ros.planning.selection import choose
+from worldforge_ros.planning.sources import Offer, offer, sent
 from worldforge_ros.policies.base import Policy
 from worldforge_ros.scorers.base import Scorer
 from worldforge_ros.simulation.pusht import CONTROL_STEP, PHYSICS_STEP, PushTSimulation
@@ -50,7 +53,9 @@ class Choosing:
     """How a planner decides.
 
     ``horizon`` 0 stands for as many whole blocks as the policy predicts; ``candidates`` are asked
-    of the policy; ``search`` is that of ``cem``, ``refine`` that of ``cem+policy``.
+    of the policy; ``search`` is that of ``cem``, ``refine`` that of ``cem+policy``. Of
+    ``extra_sources`` (see :mod:`worldforge_ros.planning.sources`) an episode has ``hold`` and
+    ``tail``.
     """
 
     candidates: int
@@ -60,6 +65,8 @@ class Choosing:
     spearman: bool
     search: SearchSettings
     refine: SearchSettings
+    seam: SeamSettings
+    extra_sources: tuple[str, ...]
 
 
 class TrueOutcome:
@@ -94,10 +101,13 @@ class TrueOutcome:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one planning step decided; ``costs`` and ``outcomes`` (m) where both are known."""
+    """What one planning step decided; ``reachable`` (S,) of all candidates, ``costs`` and
+    ``outcomes`` (m) where both are known.
+    """
 
     chunk: ActionChunk
     seconds: float
+    reachable: npt.NDArray[np.bool_]
     costs: npt.NDArray[np.float32] | None = None
     outcomes: FloatArray | None = None
 
@@ -110,12 +120,24 @@ class Decision:
 
 
 class Planner:
-    """A planner of :data:`PLANNERS` except ``still``, for one episode."""
+    """A planner of :data:`PLANNERS` except ``still``, for one episode.
+
+    :param goal: what to bring about; None only for planners without costs.
+    :param simulation: the world itself, for what is compared with the true outcome.
+    """
 
     def __init__(
-        self, name: str, choosing: Choosing, models: Models, goal: Goal, seed: int
+        self,
+        name: str,
+        choosing: Choosing,
+        models: Models,
+        goal: Goal | None,
+        seed: int,
+        simulation: PushTSimulation | None = None,
     ) -> None:
-        self._name = name
+        self.seam = Seam(choosing.seam)
+        self._extras = Offer(choosing.extra_sources)
+        self.name = name
         self._choosing = choosing
         self._embodiment = models.embodiment
         self._policy = models.policy if name in NEED_POLICY else None
@@ -124,14 +146,19 @@ class Planner:
         self._seed = seed
         self._rng = np.random.default_rng([seed, PLANNERS.index(name)])
         compares = name == "oracle" or (name == "scored" and choosing.spearman)
-        self._outcome = TrueOutcome(goal) if compares else None
+        self._outcome: Callable[[npt.ArrayLike], FloatArray] | None = None
+        if compares:
+            assert goal is not None
+            assert simulation is not None
+            self._outcome = partial(TrueOutcome(goal).costs, simulation)
         self._sequence = 0
         self.horizon = self._horizon()
 
     def _horizon(self) -> int:
         """Actions of a candidate."""
         wanted = self._choosing.horizon
-        block = self._scorer.block if self._scorer else self._embodiment.world_model.block
+        spec = self._embodiment.world_model
+        block = self._scorer.block if self._scorer else spec.block if spec else 1
         if self._policy is None:
             return self._choosing.search.blocks * block
         longest = self._policy.max_horizon
@@ -149,7 +176,6 @@ class Planner:
         self,
         history: ObservationHistory,
         executed: Sequence[FloatArray],
-        simulation: PushTSimulation,
         executing: ActionChunk | None,
     ) -> Decision:
         """Propose or search, score, choose.
@@ -167,53 +193,60 @@ class Planner:
         if self._policy is not None:
             window = history.window(self._policy.history, robot.policy.step, tolerance)
         if self._scorer is not None:
-            period = robot.world_model.block_duration
+            period = robot.scoring.block_duration
             frames = history.window(self._scorer.history, period, tolerance)
         newest = (window or frames)[-1]
         arrival = newest.stamp + choosing.latency_steps * seconds_to_ns(robot.policy.step)
 
         def handed(setpoints: npt.NDArray[np.float32]) -> Handover:
-            return hand_over(setpoints, robot.policy.step, newest, executing, arrival, robot)
+            step = robot.policy.step
+            return offer(
+                setpoints, step, newest, executing, arrival, robot, self.seam, self._extras
+            )
 
         began = time.perf_counter()
-        count = 1 if self._name == "first" else choosing.candidates
+        count = 1 if self.name == "first" else choosing.candidates
         proposed = self._proposed(window, count)
         costs: npt.NDArray[Any] | None = None
-        if self._name in ("cem", "cem+policy"):
+        if self.name in ("cem", "cem+policy"):
             found = self._searched(frames, executed, newest, proposed, handed)
-            candidates, costs = found.candidates, found.costs
-            allowed, stamp = found.executable, found.stamp
+            candidates, proposals, costs = found.candidates, found.proposed, found.costs
+            allowed, stamp, extras = found.executable, found.stamp, found.extras
         else:
             assert proposed is not None
             handover = handed(proposed)
-            candidates, allowed, stamp = handover.candidates, handover.reachable, handover.stamp
+            candidates, proposals, extras = handover.candidates, handover.proposed, handover.extras
+            allowed, stamp = handover.reachable, handover.stamp
             if self._scorer is not None:
                 costs = self._scored(frames, executed, candidates)
             elif self._outcome is not None:
-                costs = self._outcome.costs(simulation, candidates)
-        rule = self._name if self._name in ("first", "random") else "scored"
+                costs = self._outcome(candidates)
+        rule = self.name if self.name in ("first", "random") else "scored"
         choice = choose(rule, costs, len(candidates), self._rng, allowed)
         seconds = time.perf_counter() - began
         outcomes = None
         if self._scorer is not None and self._outcome is not None:
-            outcomes = self._outcome.costs(simulation, candidates)
+            outcomes = self._outcome(candidates)
         self._sequence += 1
         model = self._policy or self._scorer
         assert model is not None
+        own = self.name if self.name in SOURCES else "policy"
+        sources = (own,) * (len(candidates) - len(extras)) + extras
         chunk = ActionChunk(
             stamp=stamp,
             embodiment=robot.name,
             joint_names=robot.joint_names,
             step=robot.policy.step,
             actions=candidates[choice.index].astype(np.float64),
-            source=self._name if self._name in SOURCES else "policy",
+            source=sources[choice.index],
             epoch=1,
             sequence=self._sequence,
             observation_stamp=newest.stamp,
             cost=choice.cost,
             model_id=model.model_id,
         )
-        return Decision(chunk, seconds, costs if outcomes is not None else None, outcomes)
+        sent(self.seam, chunk, proposals[choice.index])
+        return Decision(chunk, seconds, allowed, costs if outcomes is not None else None, outcomes)
 
     def _proposed(
         self, window: Sequence[Observation], count: int
@@ -251,6 +284,7 @@ class Planner:
         candidates: npt.NDArray[np.float32],
     ) -> npt.NDArray[np.float32]:
         assert self._scorer is not None
+        assert self._goal is not None
         past = (self._scorer.history - 1) * self._scorer.block
         recent = np.asarray(executed[len(executed) - past :]) if past else None
         return self._scorer.score(

@@ -1,7 +1,8 @@
 """What an evaluation asks of a planner: where an episode starts, what its goal is, when it is won.
 
 ``task`` is gym-pusht's own: cover the fixed goal. ``lewm`` is LeWorldModel's (arXiv 2603.19312):
-the goal is what a demonstration showed 25 steps later.
+the goal is what a demonstration showed 25 steps later. ``transfer`` is gym-aloha's: hand the cube
+over, of an 8 s episode.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FIRST_SPARE, LAST_SPARE = 50_000, 60_000
 
 @dataclass(frozen=True)
 class Goal:
-    """What to bring about: a picture, and for the judge the true ``state`` (5,).
+    """What to bring about: a picture, and for the judge the true ``state`` of the world.
 
     ``pusher`` says whether the pusher's place is part of the goal.
     """
@@ -40,8 +41,24 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class Result:
+    """How far the task was solved at the start, at the end and at most, 0 to 1: of PushT the goal's
+    coverage, of ALOHA a quarter of the reward. Errors of what was to be moved, at the end, in mm
+    and rad.
+    """
+
+    initial: float
+    final: float
+    most: float
+    position_error_mm: float
+    angle_error: float
+
+
+@dataclass(frozen=True)
 class Protocol:
-    """``steps`` of 0.1 s at most; ``execute_steps`` of a search's plan are executed."""
+    """``steps`` of the policy at most; ``execute_steps`` of a plan are executed, of a search's
+    ``search_execute_steps``. :meth:`start` and :meth:`success` are PushT's.
+    """
 
     name: str
     steps: int
@@ -74,6 +91,7 @@ class Protocol:
 PROTOCOLS = {
     "task": Protocol("task", 300, 5, 25, "", "max_coverage"),
     "lewm": Protocol("lewm", 50, 5, 25, "scene", "success"),
+    "transfer": Protocol("transfer", 400, 25, 25, "", "success"),
 }
 
 

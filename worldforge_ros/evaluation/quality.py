@@ -1,14 +1,15 @@
-"""How good a world model is for PushT, on episodes that no training has seen.
+"""How good a world model is, on episodes that no training has seen.
 
 Three questions: what can a linear probe read from its latents, how far ahead do its predictions
-hold, and how well does each of its objectives rank a policy's candidates.
+hold, and how well does each of its objectives rank candidates (PushT: of a policy; ALOHA: of the
+scripted expert, changed).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from worldforge_ros.evaluation.latents import Clip, Drift, drift, probe_r2
 from worldforge_ros.evaluation.lockstep import Settings
 from worldforge_ros.evaluation.protocols import check_unseen
 from worldforge_ros.evaluation.ranking import moments, summarise
+from worldforge_ros.evaluation.statistics import spearman
 from worldforge_ros.recording.progress import track
 from worldforge_ros.resources import resolve_path
 
@@ -29,19 +31,26 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``worldforge quality pusht``."""
+    """Options of ``worldforge quality``."""
     own = Settings()
-    parser.add_argument("--world-model", default=own.world_model, help="LeWorldModel folder")
-    parser.add_argument("--policy", default=own.policy, help="LeRobot folder, for the ranking")
+    parser.add_argument(
+        "--world-model", help="LeWorldModel folder; models/EMBODIMENT/world_model if left out"
+    )
+    parser.add_argument("--policy", default=own.policy, help="LeRobot folder, for PushT's ranking")
     parser.add_argument("--embodiment", default=own.embodiment, help="name or YAML file")
     parser.add_argument("--seeds", type=int, default=0, help="seeds are consecutive from here")
     parser.add_argument(
-        "--clips", type=int, default=60, help="episodes for probe and drift, half of them pushes"
+        "--clips", type=int, default=60, help="episodes for probe and drift, half of them play"
     )
     parser.add_argument(
         "--episodes", type=int, default=10, help="episodes for the ranking; 0: none"
     )
     parser.add_argument("--candidates", type=int, default=own.candidates)
+    parser.add_argument(
+        "--eventual",
+        action="store_true",
+        help="ALOHA: also execute the rest of the plan after each candidate",
+    )
     parser.add_argument("--device", default=own.device)
     parser.add_argument("--threads", type=int, default=own.threads)
     parser.add_argument(
@@ -64,34 +73,42 @@ def run(args: argparse.Namespace) -> int:
             )
     check_unseen(range(args.seeds, args.seeds + max(args.clips, args.episodes)))
     embodiment = load_embodiment(args.embodiment)
-    if embodiment.world_model.history != 1:
+    if embodiment.scoring.history != 1:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT,
             f"world_model.history of embodiment {embodiment.name}",
-            found=embodiment.world_model.history,
+            found=embodiment.scoring.history,
             expected="1: a planner that looks back is evaluated with worldforge evaluate",
         )
     options = LeWMOptions(device=args.device, threads=args.threads)
-    scorer = load_lewm(resolve_path(args.world_model), embodiment, options)
-    clips = _clips(scorer, range(args.seeds, args.seeds + args.clips))
+    folder = args.world_model or f"package://worldforge_ros/models/{embodiment.name}/world_model"
+    scorer = load_lewm(resolve_path(folder), embodiment, options)
+    seeds = range(args.seeds, args.seeds + args.clips)
+    clips = _clips(scorer, _EPISODES[embodiment.name](seeds), len(seeds))
     half = len(clips) // 2
     figures: dict[str, Any] = {
         "model_id": scorer.model_id,
         "sha256": scorer.sha256,
         "seeds": [args.seeds, args.seeds + max(args.clips, args.episodes) - 1],
-        "probe_r2": _probe(clips[:half], clips[half:]),
+        **(
+            {"probe_r2": _probe(clips[:half], clips[half:])}
+            if embodiment.name == "pusht"
+            else _own_probe(resolve_path(folder), clips, embodiment.name)
+        ),
     }
     found = drift(clips, _predictor(scorer))
     figures["drift"] = {
         **{name: np.asarray(value).tolist() for name, value in asdict(found).items()},
         "drift_horizon_blocks": found.drift_horizon,
-        "seconds": found.drift_horizon * embodiment.world_model.block_duration,
+        "seconds": found.drift_horizon * embodiment.scoring.block_duration,
     }
     if args.episodes:
-        figures["ranking"] = _ranking(args, embodiment, scorer)
+        ranked = _aloha_ranking if embodiment.name == "aloha" else _pusht_ranking
+        figures |= ranked(args, embodiment, scorer)
     args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(figures, indent=2) + "\n"
-    paths = [args.out / "quality.json", plot_drift(args.out / "drift.png", found)]
+    seconds = embodiment.scoring.block_duration
+    paths = [args.out / "quality.json", plot_drift(args.out / "drift.png", found, seconds)]
     for path in (paths[0], args.json):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,25 +118,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _clips(scorer: Any, seeds: Sequence[int]) -> list[Clip]:
-    """Embedded episodes: demonstrations and random pushing in turn, which start alike."""
-    import torch
-
+def _pusht_episodes(seeds: Sequence[int]) -> Iterator[Any]:
+    """Demonstrations and random pushing in turn, which start alike."""
     from worldforge_ros.training.demos import demonstrate, play
+
+    for index, seed in enumerate(seeds):
+        yield demonstrate(seed) if index % 2 == 0 else play(seed)
+
+
+def _aloha_episodes(seeds: Sequence[int]) -> Iterator[Any]:
+    from worldforge_ros.evaluation.aloha_ranking import aloha_clips
+
+    return aloha_clips(seeds)
+
+
+_EPISODES = {"pusht": _pusht_episodes, "aloha": _aloha_episodes}
+
+
+def _clips(scorer: Any, episodes: Iterator[Any], count: int) -> list[Clip]:
+    """Embedded episodes; each kind is in both halves, see the callers."""
+    import torch
 
     bridge = scorer.bridge
     clips = []
-    with track("episodes", len(seeds)) as advance:
-        for index, seed in enumerate(seeds):
-            # Each kind is in both halves, see the callers.
-            episode = demonstrate(seed) if index % 2 == 0 else play(seed)
+    with track("episodes", count) as advance:
+        for episode in episodes:
             frames = np.arange(0, len(episode), bridge.block)
             with torch.inference_mode():
-                embeddings = scorer.embed(episode.images[frames]).cpu().double().numpy()
+                pictures = episode.images[frames // episode.image_every]
+                embeddings = scorer.embed(pictures).cpu().double().numpy()
             steps = (len(frames) - 1) * bridge.block
             blocks = bridge.recorded_to_blocks(episode.action[:steps], episode.position[:steps])
             clips.append(Clip(embeddings, blocks, episode.state[frames].astype(np.float64)))
-            advance(f"{episode.kind} {seed}")
+            advance(f"{episode.kind} {episode.seed}")
     return [clip for clip in clips if len(clip.blocks) >= 8]
 
 
@@ -147,7 +178,79 @@ def _probe(train: Sequence[Clip], test: Sequence[Clip]) -> dict[str, float]:
     return probe_r2(*joined(train), *joined(test))
 
 
-def _ranking(args: argparse.Namespace, embodiment: Any, scorer: Any) -> dict[str, Any]:
+def _own_probe(folder: Path, clips: Sequence[Clip], robot: str) -> dict[str, Any]:
+    """R^2 and mean errors in mm of the checkpoint's own linear probe, which has seen none of the
+    clips: a picture of ALOHA takes too long for enough of them to fit another.
+    """
+    from worldforge_ros.scorers.checkpoint import find_checkpoint, read_weights
+    from worldforge_ros.scorers.objectives import PROBE_FILE
+    from worldforge_ros.training.tasks import task_of
+
+    task = task_of(robot)
+    weights, _ = read_weights(find_checkpoint(str(folder)).folder / PROBE_FILE)
+    matrix, shift = (weights[name].double().numpy() for name in ("weight", "bias"))
+    rows = np.concatenate([clip.embeddings for clip in clips])
+    true = task.targets(np.concatenate([clip.states for clip in clips]))
+    residual = rows @ matrix.T + shift - true
+    r2 = 1.0 - np.square(residual).sum(axis=0) / np.square(true - true.mean(axis=0)).sum(axis=0)
+    names = [f"{point} {axis}" for point in task.reading.points for axis in "xyz"]
+    errors = task.errors_mm(residual)
+    return {
+        "probe_r2": dict(zip(names, r2.tolist(), strict=True)),
+        "probe_mm": {name: float(values.mean()) for name, values in errors.items()},
+        "probe_median_mm": {name: float(np.median(values)) for name, values in errors.items()},
+    }
+
+
+def _aloha_ranking(args: argparse.Namespace, embodiment: Any, scorer: Any) -> dict[str, Any]:
+    """Every objective against the outcome of the default one; those with an outcome of their own
+    against that too; the default one in every phase of the transfer.
+    """
+    from worldforge_ros.evaluation.aloha_ranking import EVENTUAL, PHASES, aloha_moments
+    from worldforge_ros.training.tasks import aloha
+
+    seeds = range(args.seeds, args.seeds + args.episodes)
+    found = []
+    with track("ranking", args.episodes) as advance:
+        for episode in aloha_moments(
+            seeds,
+            candidates=args.candidates,
+            camera=embodiment.scoring.camera,
+            eventual=args.eventual,
+        ):
+            found += episode
+            advance(f"{len(episode)} decisions")
+    own = aloha().objective
+
+    def summary(objective: str, outcome: str, phases: Sequence[str] = PHASES) -> dict[str, float]:
+        judged = [item.judged(outcome) for item in found if item.phase in phases]
+        return summarise(scorer, judged, objective)
+
+    figures: dict[str, Any] = {}
+    if args.eventual:
+        figures["ranking_eventual"] = {name: summary(name, EVENTUAL) for name in scorer.objectives}
+        figures["eventual_spearman_of_true"] = {
+            name: float(
+                np.nanmean(
+                    [spearman(item.outcomes[name], item.outcomes[EVENTUAL]) for item in found]
+                )
+            )
+            for name in aloha().reading.objectives
+        }
+    return {
+        **figures,
+        "outcome": own,
+        "ranking": {name: summary(name, own) for name in scorer.objectives},
+        "ranking_own_outcome": {name: summary(name, name) for name in aloha().reading.objectives},
+        "ranking_by_phase": {
+            phase: summary(own, own, [phase])
+            for phase in PHASES
+            if any(item.phase == phase for item in found)
+        },
+    }
+
+
+def _pusht_ranking(args: argparse.Namespace, embodiment: Any, scorer: Any) -> dict[str, Any]:
     from worldforge_ros.policies.lerobot import load_lerobot_policy
 
     policy = load_lerobot_policy(resolve_path(args.policy), embodiment, args.device, args.threads)
@@ -158,14 +261,14 @@ def _ranking(args: argparse.Namespace, embodiment: Any, scorer: Any) -> dict[str
         every = moments(
             policy,
             seeds,
-            camera=embodiment.world_model.camera,
+            camera=embodiment.scoring.camera,
             candidates=args.candidates,
             horizon=horizon,
         )
         for seed, episode in zip(seeds, every, strict=True):
             found += episode
             advance(f"seed {seed}: {len(episode)} decisions")
-    return {name: summarise(scorer, found, name) for name in scorer.objectives}
+    return {"ranking": {name: summarise(scorer, found, name) for name in scorer.objectives}}
 
 
 def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
@@ -174,10 +277,11 @@ def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
     from rich.table import Table
 
     console = Console()
-    probe = Table(title=f"Linear probe of {figures['model_id']}, R^2 on other episodes")
-    for name in figures["probe_r2"]:
-        probe.add_column(name, justify="right")
-    probe.add_row(*(f"{value:.3f}" for value in figures["probe_r2"].values()))
+    probe = Table(title=f"Linear probe of {figures['model_id']} on other episodes")
+    probe.add_column("")
+    probe.add_column("R^2", justify="right")
+    for name, value in figures["probe_r2"].items():
+        probe.add_row(name, f"{value:.3f}")
     console.print(probe)
     ahead = Table(title="Prediction error, 1 = a random pair")
     for name in ("blocks", "open loop", "closed loop", "unchanged", "shuffled", "skill"):
@@ -191,12 +295,26 @@ def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
     console.print(
         f"drift horizon: {found.drift_horizon} blocks, {figures['drift']['seconds']:.1f} s"
     )
-    if "ranking" not in figures:
-        return
-    table = Table(title="Ranking the policy's candidates; mean corner distance to the goal, mm")
-    for name in ("objective", "Spearman", "95 %", "chosen", "random", "best", "share", "n"):
-        table.add_column(name, justify="left" if name == "objective" else "right", no_wrap=True)
-    for name, row in figures["ranking"].items():
+    for name, title in _TITLES.items():
+        if name in figures:
+            console.print(_ranking_table(f"{title}; true outcome in mm", figures[name]))
+
+
+_TITLES = {
+    "ranking": "Ranking candidates",
+    "ranking_own_outcome": "Ranking candidates, each by the outcome that it is an estimate of",
+    "ranking_by_phase": "Ranking candidates with the default objective, by phase",
+    "ranking_eventual": "Ranking candidates by where the cube is in the end",
+}
+
+
+def _ranking_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in ("", "Spearman", "95 %", "chosen", "random", "best", "still", "share", "n"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name, row in rows.items():
         table.add_row(
             name,
             f"{row['spearman']:.2f}",
@@ -204,14 +322,15 @@ def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
             f"{row['chosen_mm']:.1f}",
             f"{row['random_mm']:.1f}",
             f"{row['best_mm']:.1f}",
+            f"{row['still_mm']:.1f}",
             f"{row['chosen_share']:.2f}",
             str(row["decisions"]),
         )
-    console.print(table)
+    return table
 
 
-def plot_drift(path: Path, found: Drift) -> Path:
-    """Error against horizon."""
+def plot_drift(path: Path, found: Drift, seconds: float) -> Path:
+    """Error against horizon, in blocks of ``seconds``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
@@ -224,7 +343,7 @@ def plot_drift(path: Path, found: Drift) -> Path:
     ):
         axes.plot(found.horizon, values, style, label=label)
     axes.axvline(found.drift_horizon, color="grey", linewidth=0.8)
-    axes.set_xlabel("blocks ahead (0.5 s each); vertical line: drift horizon")
+    axes.set_xlabel(f"blocks ahead ({seconds:g} s each); vertical line: drift horizon")
     axes.set_ylabel("squared error, 1 = a random pair")
     axes.set_ylim(0)
     axes.grid(alpha=0.3)

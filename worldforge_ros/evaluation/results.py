@@ -13,6 +13,7 @@ import numpy as np
 
 from worldforge_ros.evaluation.lockstep import Compared, EpisodeResult
 from worldforge_ros.evaluation.planners import PLANNERS
+from worldforge_ros.evaluation.protocols import PROTOCOLS
 from worldforge_ros.evaluation.runner import Finished
 from worldforge_ros.evaluation.statistics import bootstrap_mean
 
@@ -61,7 +62,7 @@ def summarise(
     for row in rows:
         row["spearman"] = None if math.isnan(row["spearman"]) else row["spearman"]
     return {
-        "measure": "success" if settings.get("protocol") == "lewm" else "max_coverage",
+        "measure": PROTOCOLS[settings.get("protocol", "task")].measure,
         "planners": planners,
         "paired": paired,
         "recovered": recovered,
@@ -98,13 +99,17 @@ def _row(episodes: Sequence[EpisodeResult]) -> dict[str, float]:
     }
 
 
+def _robot(figures: Mapping[str, Any]) -> str:
+    return "ALOHA" if figures["settings"].get("protocol") == "transfer" else "PushT"
+
+
 def print_table(figures: Mapping[str, Any]) -> None:
     """Print the figures for a person."""
     from rich.console import Console
     from rich.table import Table
 
     measure = figures["measure"].replace("_", " ")
-    table = Table(title=f"PushT in lockstep, {figures['episodes']} seeds a planner")
+    table = Table(title=f"{_robot(figures)} in lockstep, {figures['episodes']} seeds a planner")
     headings = ("planner", "n", measure, "95 % interval", "success", "ms/decision")
     for heading in headings:
         side: Literal["left", "right"] = "left" if heading == "planner" else "right"

@@ -24,12 +24,13 @@ from worldforge_ros.evaluation.lockstep import (
     Compared,
     EpisodeResult,
     Settings,
+    World,
     load_models,
+    make_world,
     run_episode,
 )
 from worldforge_ros.evaluation.planners import NEED_POLICY, NEED_WORLD_MODEL, Models
 from worldforge_ros.resources import resolve_path
-from worldforge_ros.simulation.pusht import PushTSimulation
 
 ENGINES = ("local", "ray")
 EPISODES_FILE = "episodes.jsonl"
@@ -55,9 +56,9 @@ class _Task:
 
 
 @lru_cache(maxsize=1)
-def _loaded(settings: Settings, planners: tuple[str, ...]) -> tuple[Models, PushTSimulation]:
+def _loaded(settings: Settings, planners: tuple[str, ...]) -> tuple[Models, World]:
     """Models and world of this process."""
-    return load_models(settings, planners), PushTSimulation()
+    return load_models(settings, planners), make_world(settings)
 
 
 def _run(task: _Task) -> Finished:
@@ -136,6 +137,7 @@ def _parse(line: str) -> Finished:
 def describe(settings: Settings, planners: Sequence[str]) -> dict[str, Any]:
     """Settings and the hashes of the weights that decide the result of an episode."""
     document = asdict(settings)
+    document["extra_sources"] = list(settings.extra_sources)
     embodiment = repr(load_embodiment(settings.embodiment))
     document["embodiment_sha256"] = hashlib.sha256(embodiment.encode()).hexdigest()
     # What none of the planners uses does not bind the episodes of others in the same folder.

@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 from std_srvs.srv import SetBool, Trigger
 
-from worldforge_ros.bringup import LONGEST_RECORDING
+from worldforge_ros.bringup import LONGEST_RECORDING, TASKS
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.msg import ActionChunk, GateStatus, Observation, PlanReport
@@ -44,7 +44,6 @@ from worldforge_ros.resources import resolve_path
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.scorers.checkpoint import find_checkpoint
-from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE
 from worldforge_ros.srv import ProposeActions, ScoreCandidates
 
 EXIT_FAILED = 1
@@ -80,7 +79,10 @@ class EpisodeNode(Node):
         self._embodiment = load_embodiment(
             parameters.text("embodiment", "pusht", "name or path of the embodiment file")
         )
-        self._sim = parameters.flag("sim", True, "a simulator runs: reset it, read its coverage")
+        task = TASKS[
+            parameters.text("task", "pusht", "what its simulator measures", choices=tuple(TASKS))
+        ]
+        self._sim = parameters.flag("sim", True, "a simulator runs: reset it, read its progress")
         self._reset_first = parameters.flag(
             "reset", True, "reset the simulator first, which takes its next seed"
         )
@@ -108,6 +110,7 @@ class EpisodeNode(Node):
         )
         output_dir = parameters.text("output_dir", "", "folder to write; empty: runs/<time> here")
         has_policy = parameters.flag("policy", True, "wait for a policy that proposes")
+        has_scorer = parameters.flag("scorer", True, "wait for a world model that scores")
         policy_path = parameters.text("policy_path", "", "checkpoint of the policy, for its hash")
         model_path = parameters.text("model_path", "", "checkpoint of the world model, same")
         if self._record and not 0 < self._duration <= LONGEST_RECORDING:
@@ -130,7 +133,10 @@ class EpisodeNode(Node):
 
         self.exit_code: int | None = None
         self._log = EpisodeLog(
-            seed=seed, task=self._embodiment.task, extent=_extent(self._embodiment)
+            seed=seed,
+            figure=task.figure,
+            task=self._embodiment.task,
+            extent=_extent(self._embodiment),
         )
         self._recording = False
         self._start = 0
@@ -138,23 +144,25 @@ class EpisodeNode(Node):
         self._gate_before: GateStatus | None = None
         self._gate_heard = time.monotonic()
         self._plan: PlanReport | None = None
-        self._coverage: float | None = None
+        self._value: float | None = None
         self._deadline_misses: int | None = None
         self._progress = ProgressLine(sys.stdout)
 
         self.create_subscription(GateStatus, "safety_gate/status", self._on_gate, _ALL_LATCHED)
         self.create_subscription(PlanReport, "plan_report", self._on_plan, _ALL)
         self._enable = self.create_client(SetBool, "safety_gate/enable")
-        self._needed = {
-            "score_candidates": self.create_client(ScoreCandidates, "score_candidates"),
-            "safety_gate/enable": self._enable,
-        }
+        self._needed = {"safety_gate/enable": self._enable}
         if has_policy:
             self._needed["propose_actions"] = self.create_client(ProposeActions, "propose_actions")
+        if has_scorer:
+            name = "score_candidates"
+            self._needed[name] = self.create_client(ScoreCandidates, name)
         if self._sim:
-            self._reset = self.create_client(Trigger, "pusht_sim/reset")
-            self._needed["pusht_sim/reset"] = self._reset
-            self.create_subscription(Float64, "pusht_sim/coverage", self._on_coverage, _ALL_LATCHED)
+            self._reset_name = f"{task.simulator}/reset"
+            self._reset = self.create_client(Trigger, self._reset_name)
+            self._needed[self._reset_name] = self._reset
+            topic = f"{task.simulator}/{task.figure.name}"
+            self.create_subscription(Float64, topic, self._on_progress, _ALL_LATCHED)
         if self._record:
             self.create_subscription(Observation, "observation", self._on_observation, _ALL)
             self.create_subscription(ActionChunk, "action_chunk/approved", self._on_chunk, _ALL)
@@ -183,7 +191,7 @@ class EpisodeNode(Node):
             lambda: not self._missing(), self._startup_timeout, "ready", self._missing_text
         )
         if self._sim and self._reset_first:
-            reply = yield from self._request(self._reset, Trigger.Request(), "pusht_sim/reset")
+            reply = yield from self._request(self._reset, Trigger.Request(), self._reset_name)
             self._log.seed = _seed_of(reply.message, self._log.seed)
         begun = self._now()
         yield from self._until(
@@ -315,7 +323,7 @@ class EpisodeNode(Node):
             elapsed = (now - start) / NANOSECONDS
             self._progress.show(self._progress_text(elapsed))
             if self._duration > 0:
-                if self._coverage is not None and self._coverage > SUCCESS_COVERAGE:
+                if self._log.figure.solved(self._value):
                     return "solved"
                 if elapsed >= self._duration:
                     return "duration over"
@@ -337,8 +345,9 @@ class EpisodeNode(Node):
         parts = [f"{elapsed:5.1f} s"]
         if self._duration > 0:
             parts[0] += f" of {self._duration:g} s"
-        if self._coverage is not None:
-            parts.append(f"coverage {self._coverage:4.0%}")
+        if self._value is not None:
+            figure = self._log.figure
+            parts.append(f"{figure.name} {figure.text(self._value):>4}")
         if self._gate is not None:
             parts.append(f"gate {self._gate.mode_name}")
             before = self._gate_before or self._gate
@@ -354,8 +363,8 @@ class EpisodeNode(Node):
         self._recording = True
         if self._gate is not None:
             self._log.gate.append(self._gate_sample(self._gate))
-        if self._coverage is not None:
-            self._log.coverage.append((0.0, self._coverage))
+        if self._value is not None:
+            self._log.progress.append((0.0, self._value))
 
     def _end_recording(self) -> None:
         self._recording = False
@@ -436,10 +445,10 @@ class EpisodeNode(Node):
             )
         )
 
-    def _on_coverage(self, message: Float64) -> None:
-        self._coverage = message.data
+    def _on_progress(self, message: Float64) -> None:
+        self._value = message.data
         if self._recording:
-            self._log.coverage.append((self._elapsed(), message.data))
+            self._log.progress.append((self._elapsed(), message.data))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if self._recording:

@@ -14,6 +14,7 @@ from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
+from sensor_msgs.msg import Image
 
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
@@ -23,7 +24,14 @@ from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.observation import NANOSECONDS, Observation, ObservationHistory
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.planning.cycle import CycleConfig, PlanningCycle, Stage, Trace
-from worldforge_ros.planning.handover import ArrivalEstimate, Handover, hand_over
+from worldforge_ros.planning.handover import ArrivalEstimate, Handover
+from worldforge_ros.planning.seam import (
+    MOST_COEFFICIENT,
+    MOST_DURATION,
+    SEAMS,
+    Seam,
+    SeamSettings,
+)
 from worldforge_ros.planning.search import (
     SOURCES,
     CrossEntropySearch,
@@ -31,6 +39,7 @@ from worldforge_ros.planning.search import (
     search_bridge,
 )
 from worldforge_ros.planning.selection import PLANNERS, needs_costs
+from worldforge_ros.planning.sources import Offer, Supplied, check_extra_sources, offer, sent
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.parameters import Parameters
@@ -115,6 +124,44 @@ class PlannerNode(Node):
             "standard deviation of a relative action, or of a set-point, per joint in m or rad, "
             "that a search draws with; [0.0]: the embodiment file's",
         )
+        seam = SeamSettings()
+        self._seam = Seam(
+            SeamSettings(
+                parameters.text(
+                    "seam", seam.mode, "how a new chunk takes over from the executing one", SEAMS
+                ),
+                parameters.number(
+                    "seam_duration",
+                    seam.duration,
+                    "seconds that a blend lasts",
+                    minimum=0.0,
+                    maximum=MOST_DURATION,
+                ),
+                parameters.number(
+                    "ensemble_coefficient",
+                    seam.coefficient,
+                    "of a temporal ensemble: prediction i from the oldest weighs exp(-this * i)",
+                    minimum=-MOST_COEFFICIENT,
+                    maximum=MOST_COEFFICIENT,
+                ),
+            )
+        )
+        self._extra_sources = check_extra_sources(
+            parameters.texts(
+                "extra_sources",
+                "candidates beside those of the source: any of hold, tail, supplied",
+            )
+        )
+        self._supplied = Supplied(
+            self._embodiment,
+            parameters.number(
+                "supplied_max_age",
+                0.5,
+                "seconds that a chunk on action_chunk/candidate is offered",
+                minimum=0.01,
+                maximum=600.0,
+            ),
+        )
         self._seed = parameters.integer(
             "seed",
             -1,
@@ -130,10 +177,11 @@ class PlannerNode(Node):
         self._bridge = None
         if self._source != "policy":
             self._bridge = search_bridge(self._embodiment, search_std if any(search_std) else ())
+        spec = self._embodiment.scoring if needs_costs(self._planner) else None
         config = CycleConfig(
             self._planner,
             self._source,
-            self._embodiment.world_model.step,
+            self._embodiment.policy.step if spec is None else spec.step,
             replan_period,
             propose_timeout,
             score_timeout,
@@ -141,12 +189,14 @@ class PlannerNode(Node):
         self._cycle = PlanningCycle(config, self._hand_over, self._make_search, self._rng)
         self._arrival = (0, 0)
         self._frames: list[ObservationMsg] = []
-        spec = self._embodiment.world_model
-        self._history = ObservationHistory(duration=2.0 + spec.history * spec.block_duration)
+        scored = 0.0 if spec is None else spec.history * spec.block_duration
+        self._history = ObservationHistory(duration=2.0 + scored)
         self._messages: dict[int, ObservationMsg] = {}
         self._epoch = 0
         self._sequence = 0
         self._executing: ActionChunk | None = None
+        self._refused = 0
+        self._goal: Image | None = None
         self._arrivals = ArrivalEstimate()
         self._pending: tuple[Client, Future] | None = None
 
@@ -159,11 +209,22 @@ class PlannerNode(Node):
             ActionChunkMsg, "action_chunk/approved", self._on_approved, qos.CHUNK
         )
         self.create_subscription(GateStatus, "safety_gate/status", self._on_gate, qos.LATCHED)
+        if "supplied" in self._extra_sources:
+            self.create_subscription(
+                ActionChunkMsg, "action_chunk/candidate", self._on_supplied, qos.CHUNK
+            )
+        if self._seam.settings.mode == "temporal_ensemble":
+            self.create_subscription(Image, "goal_image", self._on_goal, qos.LATCHED)
         # Deadlines run in wall time: they must pass also when simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.02, self._expire, clock=steady)
 
     def _on_gate(self, message: GateStatus) -> None:
+        refused = message.verdict == "REJECTED" and message.verdict_sequence != self._refused
+        if refused:
+            self._refused = message.verdict_sequence
+        if refused or message.epoch != self._epoch or message.mode != GateStatus.ARMED:
+            self._seam.forget()
         self._epoch = message.epoch
         if message.mode != GateStatus.ARMED:
             self._executing = None
@@ -171,8 +232,23 @@ class PlannerNode(Node):
     def _on_approved(self, message: ActionChunkMsg) -> None:
         try:
             self._executing = convert.chunk_from_msg(message)
+            self._seam.approved(message.sequence)
         except Exception as error:
             self._diagnostics.unexpected(error, "reading an approved chunk")
+
+    def _on_supplied(self, message: ActionChunkMsg) -> None:
+        try:
+            chunk = convert.chunk_from_msg(message)
+            self._supplied.take(chunk, self.get_clock().now().nanoseconds)
+        except Exception as error:
+            self._diagnostics.unexpected(error, "reading a supplied chunk")
+
+    def _on_goal(self, message: Image) -> None:
+        # A goal that is only repeated is not a new one.
+        if self._goal is not None and self._goal.data == message.data:
+            return
+        self._goal = message
+        self._seam.forget(observed_before=self.get_clock().now().nanoseconds)
 
     def _on_observation(self, message: ObservationMsg) -> None:
         try:
@@ -196,13 +272,13 @@ class PlannerNode(Node):
 
     def _begin(self) -> None:
         # A window that is not full yet is no failed cycle: the next observation tries again.
-        spec = self._embodiment.world_model
         history: list[ObservationMsg] = []
         try:
             if self._source != "cem":
                 history = self._messages_of(self._policy_history, self._embodiment.policy.step)
             if needs_costs(self._planner):
                 # What is scored begins where the cycle does, however long it has taken by then.
+                spec = self._embodiment.scoring
                 self._frames = self._messages_of(spec.history, spec.block_duration)
         except WorldForgeError as error:
             if error.code is ErrorCode.HISTORY_TOO_SHORT:
@@ -267,6 +343,7 @@ class PlannerNode(Node):
                 expected=list(self._embodiment.joint_names),
             )
         metadata = convert.from_key_values(response.metadata, "metadata")
+        self._diagnostics.set(policy_dropped=metadata.get("dropped", ""))
         trace = self._cycle.proposed(
             ticket,
             candidates[0],
@@ -295,9 +372,23 @@ class PlannerNode(Node):
             # Every sample of a search arrives when the search is over.
             now = self.get_clock().now().nanoseconds
             self._arrival = (self._cycle.ticket, self._arrivals.arrival(now))
-        return hand_over(
-            candidates, step, observation, self._executing, self._arrival[1], self._embodiment
+        return offer(
+            candidates,
+            step,
+            observation,
+            self._executing,
+            self._arrival[1],
+            self._embodiment,
+            self._seam,
+            Offer(self._extra_sources, self._supplied_now(candidates.shape[1], step)),
         )
+
+    def _supplied_now(self, horizon: int, step: float) -> npt.NDArray[np.float32] | None:
+        try:
+            return self._supplied.offered(self.get_clock().now().nanoseconds, horizon, step)
+        except WorldForgeError as error:
+            self._diagnostics.error(error)
+            return None
 
     def _make_search(
         self, observation: Observation, candidates: npt.NDArray[np.float32] | None
@@ -393,6 +484,9 @@ class PlannerNode(Node):
             model_id=" ".join(trace.models),
         )
         self._chunks.publish(convert.chunk_to_msg(chunk, self._frame_id))
+        sent(self._seam, chunk, trace.proposed[trace.choice.index])
+        if chunk.source == "supplied":
+            self._supplied.chosen()
         self._arrivals.published(self.get_clock().now().nanoseconds)
         return self._sequence
 

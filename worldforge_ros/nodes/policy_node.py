@@ -14,7 +14,7 @@ from std_srvs.srv import Trigger
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.observation import Observation, ObservationHistory, blank_window
-from worldforge_ros.policies.base import MODES, Policy
+from worldforge_ros.policies.base import MAX_CANDIDATES, Policy
 from worldforge_ros.policies.settings import resolve
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.model_node import ModelNode
@@ -76,10 +76,14 @@ class PolicyNode(ModelNode[Policy]):
             1024,
             "most candidates a request may ask for",
             minimum=1,
-            maximum=65536,
+            maximum=MAX_CANDIDATES,
         )
         self._warmup_candidates = parameters.integer(
-            "warmup_candidates", 32, "candidates of the warm-up runs", minimum=1, maximum=65536
+            "warmup_candidates",
+            32,
+            "candidates of the warm-up runs",
+            minimum=1,
+            maximum=MAX_CANDIDATES,
         )
         self._history = ObservationHistory(duration=10.0)
         self._goal = b""
@@ -114,9 +118,7 @@ class PolicyNode(ModelNode[Policy]):
             noise_scheduler=self._noise_scheduler,
         )
         window = blank_window(self.embodiment, policy.history, self.embodiment.policy.step)
-        count = self._warmup_candidates if policy.stochastic else 1
-        for _ in range(3):
-            policy.propose(window, count, seed=0)
+        policy.warm_up(window, self._warmup_candidates)
         return policy
 
     def _on_observation(self, message: ObservationMsg) -> None:
@@ -148,8 +150,8 @@ class PolicyNode(ModelNode[Policy]):
 
         def propose(policy: Policy, window: list[Observation], options: dict[str, str]) -> None:
             if self._reset_due:
-                self._reset_due = False
                 policy.reset()
+                self._reset_due = False
                 self._resets += 1
             proposal = policy.propose(
                 window,
@@ -177,13 +179,6 @@ class PolicyNode(ModelNode[Policy]):
                 "num_candidates",
                 found=request.num_candidates,
                 expected=f"1 to {self._max_candidates}",
-            )
-        if request.mode not in ("", *MODES):
-            raise mismatch(
-                ErrorCode.POLICY_MODE_UNSUPPORTED,
-                "mode",
-                found=f"'{request.mode}'",
-                expected=" or ".join(MODES),
             )
         self._check_tag(request.embodiment_tag, "the request")
         return convert.from_key_values(request.options, "options")

@@ -53,7 +53,8 @@ class CycleConfig:
 class Trace:
     """What happened in one cycle; latencies in seconds.
 
-    ``candidates`` (S, H, J) are as they would be executed, the first action due at ``stamp`` (ns).
+    ``candidates`` (S, H, J) are as they would be executed, the first action due at ``stamp`` (ns);
+    ``proposed`` (S, H, J) is what their sources offered.
     """
 
     cycle: int
@@ -62,6 +63,9 @@ class Trace:
     observation_latency: float
     started: float
     candidates: npt.NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0, 0), np.float32)
+    )
+    proposed: npt.NDArray[np.float32] = field(
         default_factory=lambda: np.empty((0, 0, 0), np.float32)
     )
     step: float = 0.0
@@ -179,8 +183,8 @@ class PlanningCycle:
         handover = self._hand_over(candidates, trace.step, trace.observation)
         self._handover = handover
         trace.candidates, trace.stamp = handover.candidates, handover.stamp
-        trace.reachable = handover.reachable
-        trace.sources = (self._config.source,) * len(candidates)
+        trace.reachable, trace.proposed = handover.reachable, handover.proposed
+        trace.sources = (self._config.source,) * len(candidates) + handover.extras
 
     def proposed(
         self,
@@ -248,8 +252,9 @@ class PlanningCycle:
     def _take_found(self, trace: Trace, search: CrossEntropySearch) -> None:
         found = search.found
         trace.candidates, trace.costs, trace.stamp = found.candidates, found.costs, found.stamp
-        trace.reachable = found.executable
-        trace.sources = (self._config.source,) * len(found.costs)
+        trace.reachable, trace.proposed = found.executable, found.proposed
+        elites = len(found.costs) - len(found.extras)
+        trace.sources = (self._config.source,) * elites + found.extras
 
     def failed(self, ticket: int, error: WorldForgeError, now: float) -> Trace | None:
         """End the cycle with ``error``; returns its trace, or None for a stale reply."""

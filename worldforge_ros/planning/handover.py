@@ -3,7 +3,8 @@
 A plan takes time. A candidate begins at the observation it was planned from, but until it can take
 effect the robot goes on with what it was doing. So the actions of a candidate that are past by then
 are replaced by what is really executed, and a candidate that the robot cannot get onto from there
-is not chosen. Nothing that is past is replayed.
+is not chosen. Nothing that is past is replayed. How the new actions begin is the
+:mod:`~worldforge_ros.planning.seam`'s.
 
 A robot that rests is the exception: it and its world are still where they were seen, so the
 candidate begins when it arrives, with its first action.
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.planning.seam import Seam
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -34,13 +36,16 @@ class Handover:
 
     ``candidates`` (S, H, J) float32, m or rad; ``stamp`` in ns is when action 0 is due;
     ``reachable`` (S,) says which ones the robot can get onto; ``first`` is the first action that is
-    new.
+    new. ``proposed`` (S, H, J) is what they were before past actions and seam. The last ones are of
+    other sources than the rest, named by ``extras``.
     """
 
     candidates: npt.NDArray[np.float32]
     stamp: int
     first: int
     reachable: npt.NDArray[np.bool_]
+    proposed: npt.NDArray[np.float32]
+    extras: tuple[str, ...] = ()
 
 
 class ArrivalEstimate:
@@ -84,8 +89,12 @@ def hand_over(
     executing: ActionChunk | None,
     arrival: int,
     embodiment: Embodiment,
+    seam: Seam,
 ) -> Handover:
     """Put ``candidates`` (S, H, J), proposed from ``observation``, where they can take effect.
+
+    Reachable is a candidate that keeps ``max_velocity`` from the set-point before its first new
+    action and wherever the seam made its motion; the rest of a plan is its source's.
 
     :param step: seconds between two actions.
     :param executing: what the gate executes; None while it holds.
@@ -102,10 +111,18 @@ def hand_over(
         spliced[:, index] = setpoint_at(executing, hold, stamp + index * period)
     before = setpoint_at(executing, hold, stamp + first * period - 1)
     if first == horizon:
-        return Handover(spliced, stamp, first, np.zeros(len(spliced), dtype=np.bool_))
+        nothing_left = np.zeros(len(spliced), dtype=np.bool_)
+        return Handover(spliced, stamp, first, nothing_left, candidates)
+    mixed = seam.mix(spliced, stamp, step, first, executing, hold)
     limits = np.array(
         [np.inf if j.max_velocity is None else j.max_velocity for j in embodiment.joints]
     )
-    jump = np.abs(spliced[:, first].astype(np.float64) - before)
-    reachable = np.all(jump * REACH_MARGIN <= limits * step, axis=1)
-    return Handover(spliced, stamp, first, np.asarray(reachable, dtype=np.bool_))
+    new = mixed.candidates[:, first:].astype(np.float64)
+    moves = np.abs(np.diff(new, axis=1, prepend=np.broadcast_to(before, new[:, :1].shape)))
+    made_here = mixed.changed[first:].copy()
+    made_here[1:] |= mixed.changed[first:-1]
+    made_here[0] = True
+    reachable = np.all(moves[:, made_here] * REACH_MARGIN <= limits * step, axis=(1, 2))
+    return Handover(
+        mixed.candidates, stamp, first, np.asarray(reachable, dtype=np.bool_), candidates
+    )

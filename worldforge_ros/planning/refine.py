@@ -141,7 +141,7 @@ def refine(
 
 
 def _in_place(candidates: npt.NDArray[np.float32], stamp: int) -> Handover:
-    return Handover(candidates, stamp, 0, np.ones(len(candidates), dtype=np.bool_))
+    return Handover(candidates, stamp, 0, np.ones(len(candidates), dtype=np.bool_), candidates)
 
 
 class _Best:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from worldforge_ros.observation import Observation
 
+MAX_CANDIDATES = 4096
+"""Most candidates in one proposal."""
 MODES = ("predict_chunk", "select_action")
 """What a policy can be asked for: whole chunks, or only the action that is due now."""
 
@@ -48,6 +50,9 @@ class Policy(Protocol):
     @property
     def stochastic(self) -> bool:
         """Whether two candidates for one observation can differ."""
+
+    def warm_up(self, history: Sequence[Observation], num_candidates: int) -> None:
+        """Run until requests for so many candidates take no longer than later ones."""
 
     def reset(self) -> None:
         """Forget everything that is kept between calls: a new episode or goal begins."""

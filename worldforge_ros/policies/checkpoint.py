@@ -5,14 +5,15 @@ Nothing heavy is imported here, so that a missing folder or file is reported at 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.resources import resolve_path
@@ -34,14 +35,34 @@ _FOLDER = "a LeRobot folder with config.json and model.safetensors"
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """A folder whose files are all there; ``loader_mode`` says who named the type: ``typed`` for
-    the caller, ``config`` for the checkpoint itself.
+    """A folder whose files are all there. ``given`` is the type that the caller named, ``own`` the
+    one that the checkpoint names; either may be empty, not both.
     """
 
     folder: Path
-    kind: str
     config: Mapping[str, Any]
-    loader_mode: str
+    given: str
+    own: str
+
+    @property
+    def kind(self) -> str:
+        """LeRobot's name of the type."""
+        return self.given or self.own
+
+    @property
+    def loader_mode(self) -> str:
+        """Who named the type: ``typed`` for the caller, ``config`` for the checkpoint itself."""
+        return "typed" if self.given else "config"
+
+    @property
+    def step_classes(self) -> tuple[str, ...]:
+        """Dotted names of the processor steps' classes, of those steps that name one."""
+        return tuple(
+            str(step["class"])
+            for name in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE)
+            for step in read_json(self.folder / name)["steps"]
+            if step.get("class") is not None
+        )
 
 
 def find_checkpoint(name: str | Path, revision: str = "", cache_dir: str = "") -> Path:
@@ -117,8 +138,7 @@ def check_files(folder: Path, policy_type: str = "") -> CheckpointFiles:
 
     :param policy_type: what the caller says that it is; empty: what config.json says.
     :raises WorldForgeError: ``CHECKPOINT_MISSING``, ``CHECKPOINT_INVALID``,
-        ``POLICY_TYPE_UNKNOWN``, ``POLICY_TYPE_MISMATCH``, ``POLICY_NOT_MIGRATED`` or
-        ``CHECKPOINT_UNTRUSTED``.
+        ``POLICY_TYPE_UNKNOWN``, ``POLICY_NOT_MIGRATED`` or ``CHECKPOINT_UNTRUSTED``.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -128,26 +148,26 @@ def check_files(folder: Path, policy_type: str = "") -> CheckpointFiles:
                 found=f"without {name}",
                 expected=_FOLDER,
             )
+    absent = [n for n in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE) if not (folder / n).is_file()]
+    if len(absent) == 2:
+        raise mismatch(
+            ErrorCode.POLICY_NOT_MIGRATED,
+            f"policy checkpoint {folder}",
+            found=f"without {' and '.join(absent)}, so its normalisation would be lost",
+            expected="a checkpoint of LeRobot 0.4 or later: run "
+            f"`worldforge migrate-policy {folder} {folder.name}-migrated` and use the new folder",
+        )
+    if absent:
+        raise mismatch(
+            ErrorCode.CHECKPOINT_INVALID,
+            f"policy checkpoint {folder}",
+            found=f"without {absent[0]}",
+            expected=f"both {PREPROCESSOR_FILE} and {POSTPROCESSOR_FILE}",
+        )
     for name in (PREPROCESSOR_FILE, POSTPROCESSOR_FILE):
-        if not (folder / name).is_file():
-            raise mismatch(
-                ErrorCode.POLICY_NOT_MIGRATED,
-                f"policy checkpoint {folder}",
-                found=f"without {name}, so its normalisation would be lost",
-                expected="a checkpoint of LeRobot 0.4 or later: run "
-                f"`worldforge migrate-policy {folder} {folder}-migrated` and use the new folder",
-            )
         _check_steps(folder, name)
     config = read_json(folder / CONFIG_FILE)
-    own = canonical(config.get("type"))
-    given = canonical(policy_type)
-    if given and own and given != own:
-        raise mismatch(
-            ErrorCode.POLICY_TYPE_MISMATCH,
-            f"policy type in {folder / CONFIG_FILE}",
-            found=f"'{own}'",
-            expected=f"'{given}', the type that was asked for",
-        )
+    own, given = canonical(config.get("type")), canonical(policy_type)
     if not (given or own):
         raise mismatch(
             ErrorCode.POLICY_TYPE_UNKNOWN,
@@ -155,12 +175,7 @@ def check_files(folder: Path, policy_type: str = "") -> CheckpointFiles:
             found="absent",
             expected="a type, here or as policy_type",
         )
-    return CheckpointFiles(
-        folder=folder,
-        kind=given or own,
-        config={**config, "type": given or own},
-        loader_mode="typed" if given else "config",
-    )
+    return CheckpointFiles(folder, {**config, "type": given or own}, given, own)
 
 
 def canonical(kind: object) -> str:
@@ -169,17 +184,24 @@ def canonical(kind: object) -> str:
     return ALIASES.get(text, text)
 
 
-def check_type(kind: str, known: list[str]) -> None:
-    """Refuse a type that LeRobot's registry does not have.
+def check_type(files: CheckpointFiles, known: list[str]) -> None:
+    """Refuse a type that LeRobot's registry does not have, or that is not the checkpoint's.
 
-    :raises WorldForgeError: ``POLICY_TYPE_UNKNOWN`` with the list.
+    :raises WorldForgeError: ``POLICY_TYPE_UNKNOWN`` with the list, ``POLICY_TYPE_MISMATCH``.
     """
-    if kind not in known:
+    if files.kind not in known:
         raise mismatch(
             ErrorCode.POLICY_TYPE_UNKNOWN,
             "policy type",
-            found=f"'{kind}'",
+            found=f"'{files.kind}'",
             expected=f"one of {', '.join(sorted(known))}",
+        )
+    if files.given and files.own and files.given != files.own:
+        raise mismatch(
+            ErrorCode.POLICY_TYPE_MISMATCH,
+            f"policy type in {files.folder / CONFIG_FILE}",
+            found=f"'{files.own}'",
+            expected=f"'{files.given}', the type that was asked for",
         )
 
 
@@ -200,6 +222,13 @@ def _check_steps(folder: Path, name: str) -> None:
                 f"class of step {index} in {folder / name}",
                 found=f"'{cls}'",
                 expected="a registered step, or a class of lerobot or worldforge_ros",
+            )
+        if "trust_remote_code" in (step.get("config") or {}):
+            raise mismatch(
+                ErrorCode.CHECKPOINT_UNTRUSTED,
+                f"step {index} in {folder / name}",
+                found="asking for trust_remote_code",
+                expected="a step that runs no code of a checkpoint",
             )
         state = step.get("state_file")
         if state is not None and not (folder / str(state)).is_file():
@@ -235,9 +264,48 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def stay_offline() -> None:
-    """A folder on disk needs no network: LeRobot must not look for one, unless the user said so."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+@contextlib.contextmanager
+def sealed() -> Iterator[None]:
+    """While a checkpoint is loaded: no network, and no code that a checkpoint brings along.
+
+    Configurations and processor steps can name further models, which LeRobot would fetch from a
+    branch that may change, or whose own Python files it would run (``trust_remote_code``). What
+    they name has to be in the hub client's cache.
+    """
+    from huggingface_hub import constants
+    from transformers import dynamic_module_utils
+    from transformers.utils import hub
+
+    def refuse(name: object, *arguments: object, **named: object) -> NoReturn:
+        raise mismatch(
+            ErrorCode.CHECKPOINT_UNTRUSTED,
+            f"model {name}",
+            found="bringing Python code of its own",
+            expected="a model whose code is in an installed package",
+        )
+
+    switches: list[tuple[Any, str, object]] = [
+        (constants, "HF_HUB_OFFLINE", True),
+        (hub, "_is_offline_mode", True),
+        (dynamic_module_utils, "get_cached_module_file", refuse),
+    ]
+    before = [
+        (place, name, getattr(place, name)) for place, name, _ in switches if hasattr(place, name)
+    ]
+    variable = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        for place, name, value in switches:
+            if hasattr(place, name):
+                setattr(place, name, value)
+        yield
+    finally:
+        for place, name, old in before:
+            setattr(place, name, old)
+        if variable is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = variable
 
 
 def one_line(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,33 +22,26 @@ PREVIEW_ITEMS = 3
 PREVIEW_DEPTH = 3
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Actions (S, H, A) float64 in the policy's units, and the numbers of candidates left out
-    because they were not finite.
-    """
-
-    actions: FloatArray
-    dropped: tuple[int, ...]
-
-
-def check_actions(raw: object, count: int, horizon: int, embodiment: Embodiment) -> Checked:
+def check_actions(raw: object, count: int, horizon: int, embodiment: Embodiment) -> FloatArray:
     """Check a policy's answer of ``count`` chunks, ``horizon`` actions asked of each (0: all).
 
+    :returns: actions (count, horizon, A) float64 in the policy's units; they may be not finite.
     :raises WorldForgeError: ``TENSOR_SHAPE_MISMATCH`` for an answer that is not rectangular, not
         numeric or not (count, actions, joints), ``ACTION_DIM_MISMATCH``, ``HORIZON_INVALID`` where
-        fewer actions came than were asked for, ``MODEL_FAILED`` when no candidate is finite.
+        fewer actions came than were asked for.
     """
     try:
-        actions = np.asarray(raw, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+        given = np.asarray(raw)
+    except ValueError:
+        given = np.asarray(None)
+    if given.dtype.kind not in "iuf":
         raise mismatch(
             ErrorCode.TENSOR_SHAPE_MISMATCH,
             "raw policy action",
-            found=f"{type(raw).__name__}, not a rectangular array of numbers "
-            f"({' '.join(str(error).split())})",
+            found=f"{type(raw).__name__}, not a rectangular array of numbers",
             expected=f"({count}, actions, {len(embodiment.joints)})",
-        ) from error
+        )
+    actions: FloatArray = given.astype(np.float64)
     if actions.ndim != 3 or len(actions) != count or actions.shape[1] < 1:
         raise mismatch(
             ErrorCode.TENSOR_SHAPE_MISMATCH,
@@ -72,18 +64,26 @@ def check_actions(raw: object, count: int, horizon: int, embodiment: Embodiment)
             found=horizon,
             expected=f"1 to {actions.shape[1]}, as many actions as the policy gave",
         )
-    actions = actions[:, : horizon or actions.shape[1]]
-    finite = np.isfinite(actions).all(axis=(1, 2))
-    dropped = tuple(int(index) for index in np.flatnonzero(~finite))
-    if len(dropped) == count:
+    return actions[:, : horizon or actions.shape[1]]
+
+
+def drop_not_finite(
+    candidates: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
+    """Leave out candidates (S, H, J) with a number that is not finite; returns the others and the
+    numbers of those left out.
+
+    :raises WorldForgeError: ``MODEL_FAILED`` when none is left.
+    """
+    finite = np.isfinite(candidates).all(axis=(1, 2))
+    if not finite.any():
         raise mismatch(
             ErrorCode.MODEL_FAILED,
             "raw policy action",
-            found=f"not finite in {'the only one' if count == 1 else f'all {count}'} candidate"
-            f"{'' if count == 1 else 's'}",
+            found=f"not finite in any of {len(candidates)} candidates",
             expected="finite actions",
         )
-    return Checked(actions[finite], dropped)
+    return candidates[finite], tuple(int(index) for index in np.flatnonzero(~finite))
 
 
 def describe(raw: object) -> str:

@@ -10,6 +10,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from worldforge_ros.policies.checkpoint import (
     find_checkpoint,
     one_line,
     read_json,
-    stay_offline,
+    sealed,
 )
 from worldforge_ros.policies.proposer import LeRobotPolicy, LoadedPolicy
 from worldforge_ros.process import quiet_openmp
@@ -60,8 +62,9 @@ def load_lerobot_policy(
 ) -> LeRobotPolicy:
     """Load a LeRobot checkpoint for ``embodiment``.
 
-    Nothing is unpickled, and processor steps are built only from classes of LeRobot and of this
-    package. Weights are loaded strictly. Only a hub id is ever fetched.
+    Nothing is unpickled, no code of a checkpoint is run, and processor steps are built only from
+    step classes of LeRobot and of this package. Weights are loaded strictly. Only a hub id is ever
+    fetched; other models that its configuration names have to be in the hub client's cache.
 
     :param name: a folder, or a hub id ``owner/name`` with its commit as ``revision``.
     :param threads: torch threads of this process.
@@ -69,7 +72,8 @@ def load_lerobot_policy(
     :param cache_dir: of the hub client; empty: its own.
     :param num_inference_steps: passes of the action network; 0 keeps the checkpoint's.
     :param noise_scheduler: of a diffusion policy, DDIM or DDPM; empty keeps the checkpoint's.
-    :param loader: makes the policy instead of reading a checkpoint.
+    :param loader: makes the policy instead of reading a checkpoint; what is about a checkpoint
+        must then be left out.
     :raises WorldForgeError: ``CHECKPOINT_MISSING``, ``CHECKPOINT_INVALID``,
         ``CHECKPOINT_UNTRUSTED``, ``POLICY_TYPE_UNKNOWN``, ``POLICY_TYPE_MISMATCH``,
         ``POLICY_NOT_MIGRATED``, ``POLICY_STATISTICS_MISSING``, ``POLICY_FEATURE_MISMATCH``,
@@ -81,8 +85,13 @@ def load_lerobot_policy(
     files = None
     if loader is None:
         files = check_files(find_checkpoint(name, revision, cache_dir), policy_type)
-        if not revision:
-            stay_offline()
+    elif policy_type or revision or cache_dir or noise_scheduler:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "loader",
+            found="given with settings of a checkpoint",
+            expected="none of policy_type, revision, cache_dir and noise_scheduler beside it",
+        )
     quiet_openmp()
     try:
         import torch
@@ -101,6 +110,8 @@ def load_lerobot_policy(
         _check_action(loaded.policy.config, embodiment, loaded.name)
     else:
         loaded = _load(files, embodiment, place, noise_scheduler)
+        if revision:
+            loaded = replace(loaded, name=str(name))
     loaded.policy.requires_grad_(False)
     policy = LeRobotPolicy(loaded, embodiment, place)
     if num_inference_steps:
@@ -124,33 +135,42 @@ def _load(
             expected="the package lerobot, 0.4.4 or later",
         ) from error
     folder = files.folder
-    check_type(files.kind, list(PreTrainedConfig.get_known_choices()))
-    config = _load_config(PreTrainedConfig, files)
-    config.device = str(place)
-    for field in ("pretrained_backbone_weights", "load_vlm_weights"):
-        if getattr(config, field, None):
-            # The folder's weights replace these; LeRobot would fetch them only to overwrite them.
-            setattr(config, field, None if field == "pretrained_backbone_weights" else False)
-    if noise_scheduler:
-        _set_noise_scheduler(config, noise_scheduler)
-    _check_action(config, embodiment, folder.name)
-    policy = _load_weights(get_policy_class, config, files)
-    try:
-        preprocessor, postprocessor = make_pre_post_processors(
-            config,
-            pretrained_path=str(folder),
-            preprocessor_overrides=_device_override(folder, place),
-        )
-    except (ImportError, ValueError, KeyError, RuntimeError, TypeError, OSError) as error:
-        raise mismatch(
-            ErrorCode.CHECKPOINT_INVALID,
-            f"processors of {folder}",
-            found=f"not loadable ({one_line(error)})",
-            expected="pipelines that this LeRobot reads",
-        ) from error
+    check_type(files, list(PreTrainedConfig.get_known_choices()))
+    _check_step_classes(files)
+    with sealed():
+        config = _load_config(PreTrainedConfig, files)
+        config.device = str(place)
+        for field in ("pretrained_backbone_weights", "load_vlm_weights"):
+            if getattr(config, field, None):
+                # The folder's weights replace these; LeRobot would load them only to overwrite
+                # them.
+                setattr(config, field, None if field == "pretrained_backbone_weights" else False)
+        if noise_scheduler:
+            _set_noise_scheduler(config, noise_scheduler)
+        _check_action(config, embodiment, folder.name)
+        policy = _load_weights(get_policy_class, config, files)
+        try:
+            preprocessor, postprocessor = make_pre_post_processors(
+                config,
+                pretrained_path=str(folder),
+                preprocessor_overrides=_device_override(folder, place),
+            )
+        except Exception as error:
+            _reraise_own(error)
+            raise mismatch(
+                ErrorCode.CHECKPOINT_INVALID,
+                f"processors of {folder}",
+                found=f"not loadable ({one_line(error)})",
+                expected="pipelines that this LeRobot reads, and what they name in the hub "
+                "client's cache",
+            ) from error
     _check_state(preprocessor, folder)
     _check_features(config, preprocessor, embodiment, folder)
-    _check_statistics(config, preprocessor, postprocessor, folder)
+    for pipeline, features in (
+        (preprocessor, config.input_features),
+        (postprocessor, config.output_features),
+    ):
+        _check_statistics(config, pipeline, features, folder)
     return LoadedPolicy(
         policy=policy,
         preprocessor=preprocessor,
@@ -159,6 +179,25 @@ def _load(
         sha256=file_sha256(folder / WEIGHTS_FILE),
         loader_mode=files.loader_mode,
     )
+
+
+def _check_step_classes(files: CheckpointFiles) -> None:
+    """LeRobot calls whatever a step's ``class`` names, with arguments of the file."""
+    from lerobot.processor import ProcessorStep
+
+    for name in files.step_classes:
+        module, _, attribute = name.rpartition(".")
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError):
+            found = None
+        if not (isinstance(found, type) and issubclass(found, ProcessorStep)):
+            raise mismatch(
+                ErrorCode.CHECKPOINT_UNTRUSTED,
+                f"class of a processor step in {files.folder}",
+                found=f"'{name}'",
+                expected="a subclass of lerobot.processor.ProcessorStep",
+            )
 
 
 def _load_config(config_class: Any, files: CheckpointFiles) -> Any:
@@ -189,17 +228,36 @@ def _load_weights(get_policy_class: Any, config: Any, files: CheckpointFiles) ->
             policy = policy_class.from_pretrained(str(files.folder), config=config, strict=True)
     except ImportError as error:
         raise _not_runnable(files.kind, error) from error
-    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+    except Exception as error:
+        _reraise_own(error)
+        # Policies fail to be built, and to load, with every kind of error.
         if "transformer version" in str(error):
             raise _not_runnable(files.kind, error) from error
+        if isinstance(error, SafetensorError) or "state_dict" in str(error):
+            raise mismatch(
+                ErrorCode.CHECKPOINT_INVALID,
+                str(file),
+                found=f"not the weights of config.json's model ({one_line(error)})",
+                expected="exactly its tensors",
+            ) from error
         raise mismatch(
             ErrorCode.CHECKPOINT_INVALID,
-            str(file),
-            found=f"not the weights of config.json's model ({one_line(error)})",
-            expected="exactly its tensors",
+            str(files.folder / CONFIG_FILE),
+            found=f"not a model that can be built ({one_line(error)})",
+            expected=f"a policy of type {files.kind}, and the models it names in the hub client's "
+            "cache",
         ) from error
     _check_weights(policy, file)
     return policy.to(config.device).eval()
+
+
+def _reraise_own(error: BaseException) -> None:
+    """LeRobot wraps what is raised in the middle of it into errors of its own."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, WorldForgeError):
+            raise inner
+        inner = inner.__cause__ or inner.__context__
 
 
 def _not_runnable(kind: str, error: Exception) -> WorldForgeError:
@@ -227,14 +285,10 @@ def _check_weights(policy: Any, file: Path) -> None:
             if name not in own:
                 wrong.append(f"unexpected {key}")
                 continue
-            held = own[name]
-            scalar = held.ndim == 0
-            if list(held.shape) != list(stored.get_slice(key).get_shape()):
+            held, part = own[name].cpu(), stored.get_tensor(key)
+            if held.shape != part.shape:
                 wrong.append(f"shape of {key}")
-                continue
-            part = stored.get_tensor(key) if scalar else stored.get_slice(key)[:1]
-            mine = held if scalar else held[:1]
-            if not torch.equal(part.to(mine.dtype), mine.cpu()):
+            elif not torch.equal(part.to(held.dtype), held):
                 wrong.append(f"value of {key}")
     places = {own[name].data_ptr() for name in names if name in own}
     wrong += [
@@ -254,10 +308,13 @@ def _check_weights(policy: Any, file: Path) -> None:
 
 def _renamed(policy: Any, keys: list[str], own: Mapping[str, Any]) -> dict[str, str]:
     """Name in the model by key in the file, as the policy's own loader translates them."""
+    import torch
+
     fix = getattr(policy, "_fix_pytorch_state_dict_keys", None)
     names = dict(zip(keys, keys, strict=True))
     if fix is not None:
-        names = {new: str(old) for new, old in fix(names, policy.config).items()}
+        numbered = {key: torch.tensor(number) for number, key in enumerate(keys)}
+        names = {new: keys[int(number)] for new, number in fix(numbered, policy.config).items()}
     return {
         name if name in own or f"model.{name}" not in own else f"model.{name}": key
         for name, key in names.items()
@@ -337,47 +394,58 @@ def _check_features(config: Any, preprocessor: Any, embodiment: Embodiment, fold
             )
 
 
-def _check_statistics(config: Any, preprocessor: Any, postprocessor: Any, folder: Path) -> None:
-    for pipeline, features in (
-        (preprocessor, config.input_features),
-        (postprocessor, config.output_features),
-    ):
-        held, modes = _normalisation(pipeline)
-        for name, feature in features.items():
-            declared = config.normalization_mapping.get(feature.type.value)
-            for mode in {declared.value if declared else "IDENTITY", modes.get(name, "IDENTITY")}:
-                missing = [
-                    key
-                    for key in _NEEDED_STATISTICS.get(mode, ())
-                    if not held.get(f"{name}.{key}", False)
-                ]
-                if missing:
-                    raise mismatch(
-                        ErrorCode.POLICY_STATISTICS_MISSING,
-                        f"statistics of {name} in policy {folder.name}",
-                        found=f"without a finite {' and '.join(missing)}",
-                        expected=f"{' and '.join(_NEEDED_STATISTICS[mode])}, since it is declared "
-                        f"{mode}",
-                    )
+def _check_statistics(
+    config: Any, pipeline: Any, features: Mapping[str, Any], folder: Path
+) -> None:
+    """Every feature that the configuration declares normalised is, once, with its own numbers."""
+    from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+
+    declared = {
+        name: config.normalization_mapping[feature.type.value]
+        for name, feature in features.items()
+        if config.normalization_mapping.get(feature.type.value) is not None
+    }
+    wanted = {name: mode for name, mode in declared.items() if mode.value in _NEEDED_STATISTICS}
+    kinds = (NormalizerProcessorStep, UnnormalizerProcessorStep)
+    steps = [step for step in pipeline.steps if isinstance(step, kinds)]
+    if wanted and len(steps) != 1:
+        raise mismatch(
+            ErrorCode.POLICY_STATISTICS_MISSING,
+            f"pipeline {pipeline.name} of policy {folder.name}",
+            found=f"{len(steps)} normalising steps",
+            expected=f"one, since {sorted(wanted)} are declared normalised",
+        )
+    for name, mode in wanted.items():
+        step, feature = steps[0], features[name]
+        applied = step.norm_map.get(feature.type) if name in step.features else None
+        if applied != mode:
+            raise mismatch(
+                ErrorCode.POLICY_STATISTICS_MISSING,
+                f"normalisation of {name} in policy {folder.name}",
+                found="none" if applied is None else applied.value,
+                expected=f"{mode.value}, as config.json declares",
+            )
+        _check_numbers(step.state_dict(), name, mode.value, feature, folder)
 
 
-def _normalisation(pipeline: Any) -> tuple[dict[str, bool], dict[str, str]]:
-    """Of a pipeline: which statistics it holds (and whether they are finite), and the mode by
-    feature.
-    """
-    import torch
-    from lerobot.processor.normalize_processor import (
-        NormalizerProcessorStep,
-        UnnormalizerProcessorStep,
-    )
-
-    held: dict[str, bool] = {}
-    modes: dict[str, str] = {}
-    for step in pipeline.steps:
-        if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
-            for key, value in step.state_dict().items():
-                held[key] = bool(torch.isfinite(value).all())
-            for name, feature in step.features.items():
-                mode = step.norm_map.get(feature.type)
-                modes[name] = mode.value if mode else "IDENTITY"
-    return held, modes
+def _check_numbers(
+    held: Mapping[str, Any], name: str, mode: str, feature: Any, folder: Path
+) -> None:
+    shape = tuple(feature.shape)
+    if feature.type.value == "VISUAL":
+        shape = (shape[0], 1, 1)
+    for key in _NEEDED_STATISTICS[mode]:
+        value = held.get(f"{name}.{key}")
+        found = "absent"
+        if value is not None:
+            found = f"of shape {tuple(value.shape)}"
+            if tuple(value.shape) == shape:
+                if bool(value.isfinite().all()):
+                    continue
+                found = "not finite"
+        raise mismatch(
+            ErrorCode.POLICY_STATISTICS_MISSING,
+            f"{key} of {name} in policy {folder.name}",
+            found=found,
+            expected=f"finite numbers of shape {shape}, since it is declared {mode}",
+        )

@@ -37,7 +37,7 @@ from worldforge_ros.policies.checkpoint import (
     WEIGHTS_FILE,
     one_line,
     read_json,
-    stay_offline,
+    sealed,
 )
 from worldforge_ros.process import quiet_openmp
 
@@ -200,7 +200,6 @@ def migrate_policy(old: str | Path, new: str | Path) -> Migration:
     _check_source(source)
     _check_target(target)
     config = _read_config(source)
-    stay_offline()
     quiet_openmp()
     tensors = _read_tensors(source / WEIGHTS_FILE)
     buffers = {key: value for key, value in tensors.items() if _is_buffer(key)}
@@ -219,7 +218,8 @@ def migrate_policy(old: str | Path, new: str | Path) -> Migration:
             expected="a folder to write into",
         ) from error
     try:
-        parameters, more = _write_policy(staging, config, weights, statistics)
+        with sealed():
+            parameters, more = _write_policy(staging, config, weights, statistics)
         notes += more
         files = tuple(sorted(path.name for path in staging.iterdir()))
         copied, left_out = _copy_rest(source, staging)
@@ -641,7 +641,8 @@ def _write_policy(
             policy = policy_class.from_pretrained(str(folder), config=settings, strict=True)
     except ImportError as error:
         raise _no_lerobot(error) from error
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Policies fail to be built, and to load, with every kind of error.
         raise mismatch(
             ErrorCode.CHECKPOINT_INVALID,
             str(config.file.parent / WEIGHTS_FILE),

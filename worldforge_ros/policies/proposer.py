@@ -16,15 +16,19 @@ from worldforge_ros.bridges.policy import actions_to_setpoints, policy_features
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import Observation, check_window
-from worldforge_ros.policies.base import MODES, Proposal
+from worldforge_ros.policies.base import MAX_CANDIDATES, MODES, Proposal
 from worldforge_ros.policies.checkpoint import one_line
-from worldforge_ros.policies.contract import check_actions, contract_summary, describe
+from worldforge_ros.policies.contract import (
+    check_actions,
+    contract_summary,
+    describe,
+    drop_not_finite,
+)
 
 if TYPE_CHECKING:
     import torch
 
-MAX_CANDIDATES = 4096
-_DIVERSITY_SAMPLE = 128
+_DIVERSITY_SAMPLE = 32
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class LeRobotPolicy:
 
     @property
     def model_id(self) -> str:
-        """Folder name and the first 12 hex digits of the SHA-256 of ``model.safetensors``."""
+        """Folder name or hub id, and the first 12 hex digits of the weights' SHA-256."""
         return f"{self._loaded.name}@{self.sha256[:12] or self._loaded.loader_mode}"
 
     @property
@@ -106,6 +110,17 @@ class LeRobotPolicy:
             if hasattr(part, "reset"):
                 part.reset()
 
+    def warm_up(self, history: Sequence[Observation], num_candidates: int) -> None:
+        """Run as requests for so many candidates will; a policy without randomness for one."""
+        try:
+            self.propose(history, num_candidates if self.stochastic else 1, seed=0)
+        except WorldForgeError as error:
+            # Only its answers show whether a type without a sampler of its own is random.
+            if error.code is not ErrorCode.DETERMINISTIC_POLICY or self.stochastic:
+                raise
+        for _ in range(2):
+            self.propose(history, num_candidates if self.stochastic else 1, seed=0)
+
     def propose(
         self,
         history: Sequence[Observation],
@@ -115,7 +130,7 @@ class LeRobotPolicy:
         mode: str = "",
         options: Mapping[str, str] | None = None,
     ) -> Proposal:
-        """Sample ``num_candidates`` chunks (S, H, J) in one batch, the observation encoded once.
+        """Sample ``num_candidates`` chunks (S, H, J) in one batch.
 
         A candidate that is not finite is left out; ``dropped`` in the metadata has its number.
 
@@ -139,9 +154,11 @@ class LeRobotPolicy:
         began = time.perf_counter()
         raw = self._sample(features, task, num_candidates, seed, values)
         latency = time.perf_counter() - began
-        checked = check_actions(_as_array(raw), num_candidates, length, self._embodiment)
-        setpoints = actions_to_setpoints(checked.actions, history[-1].position, self._embodiment)
-        candidates = setpoints.astype(np.float32)
+        actions = check_actions(_as_array(raw), num_candidates, length, self._embodiment)
+        setpoints = actions_to_setpoints(actions, history[-1].position, self._embodiment)
+        # What float32 cannot hold becomes infinite, and is then left out and named.
+        with np.errstate(over="ignore"):
+            candidates, dropped = drop_not_finite(setpoints.astype(np.float32))
         metadata = {
             "model_id": self.model_id,
             "sha256": self.sha256,
@@ -154,7 +171,7 @@ class LeRobotPolicy:
             "model_latency_s": f"{latency:.6f}",
             "randomness": self._sampler.randomness if self.stochastic else "none",
             "requested": str(num_candidates),
-            "dropped": ",".join(map(str, checked.dropped)),
+            "dropped": ",".join(map(str, dropped)),
             "diversity": f"{diversity(candidates):.6f}",
             "contract": contract_summary(self._embodiment, candidates.shape[1]),
             "raw_action": describe(raw),
@@ -275,13 +292,13 @@ class LeRobotPolicy:
         return {
             name: value
             for name, value in processed.items()
-            if name == "task" or (name.startswith("observation.") and hasattr(value, "expand"))
+            if value is not None and name not in ("action", "info") and not name.startswith("next.")
         }
 
 
 def diversity(candidates: npt.NDArray[np.float32]) -> float:
     """Mean distance in m or rad between two different candidates (S, H, J), averaged over steps, of
-    at most 128 of them; 0 for one.
+    at most 32 of them; 0 for one.
     """
     chosen = candidates[:_DIVERSITY_SAMPLE].astype(np.float64)
     count = len(chosen)

@@ -24,6 +24,9 @@ Batch = dict[str, Any]
 Options = Mapping[str, float]
 """Checked values of a request's options."""
 
+_LATENTS_AT_ONCE = 64
+"""A pass of ACT takes some MB for each candidate in every layer; the rest waits for another."""
+
 
 class Sampler:
     """One kind of policy; :attr:`randomness` says in words where its candidates differ."""
@@ -81,7 +84,7 @@ class Sampler:
     def sample(
         self, batch: Batch, count: int, generator: torch.Generator, options: Options
     ) -> Tensor:
-        """Actions (count, H, A); everything random comes from ``generator``."""
+        """Actions (count, H, A); everything random comes from ``generator`` or its seed."""
 
 
 class DiffusionSampler(Sampler):
@@ -167,14 +170,19 @@ class ActSampler(Sampler):
         latent = latent.to(weight) * options.get("latent_std", 1.0)
         pictures = bool(self.config.image_features)
         shared = [model.backbone, model.encoder_img_feat_input_proj] if pictures else []
+        return torch.cat(
+            [self._decode(batch, part, shared) for part in torch.split(latent, _LATENTS_AT_ONCE)]
+        )
+
+    def _decode(self, batch: Batch, latent: Tensor, shared: list[nn.Module]) -> Tensor:
         with contextlib.ExitStack() as stack:
             for module in shared:
-                stack.enter_context(_once(module, count))
-            hook = model.encoder_latent_input_proj.register_forward_pre_hook(
+                stack.enter_context(_once(module, len(latent)))
+            hook = self.policy.model.encoder_latent_input_proj.register_forward_pre_hook(
                 lambda module, arguments: (latent,)
             )
             stack.callback(hook.remove)
-            chunk: Tensor = self.policy.predict_action_chunk(expand(batch, count))
+            chunk: Tensor = self.policy.predict_action_chunk(expand(batch, len(latent)))
         return chunk
 
 
@@ -352,17 +360,25 @@ class SingleActionSampler(Sampler):
 class BatchSampler(Sampler):
     """Any other type: copies of the observation in one batch through ``predict_action_chunk``.
 
-    The observation is encoded for every copy. Whether copies differ is seen when they are there.
+    The observation is encoded for every copy. Whether copies differ is seen when they are there,
+    and remembered.
     """
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__(policy)
+        self._deterministic = False
+
+    @property
+    def stochastic(self) -> bool:
+        """Until copies turned out to be the same."""
+        return not self._deterministic
 
     def sample(
         self, batch: Batch, count: int, generator: torch.Generator, options: Options
     ) -> Tensor:
         """``predict_action_chunk`` of ``count`` copies, with a fresh policy."""
         self.policy.reset()
-        copies = expand(batch, count)
-        if self.windowed:
-            copies = self._fill(copies)
+        copies = self._fill(expand(batch, count))
         with _seeded(generator, next(self.policy.parameters()).device):
             chunk: Tensor = self.policy.predict_action_chunk(copies)
         self.policy.reset()
@@ -374,27 +390,40 @@ class BatchSampler(Sampler):
                 expected=f"({count}, actions, joints)",
             )
         if count > 1 and torch.equal(chunk, chunk[:1].expand_as(chunk)):
+            self._deterministic = True
             raise deterministic(str(self.config.type), count)
         return chunk
 
     def _fill(self, batch: Batch) -> Batch:
-        """Put a window into the policy's own queues, as ``select_action`` would have step by
-        step; returns the newest step.
+        """Put the window into the policy's own queues, where it has some, as ``select_action``
+        would have step by step; returns the newest step.
         """
-        from lerobot.policies.utils import populate_queues
         from lerobot.utils.constants import OBS_IMAGES
 
-        step: Batch = {}
-        for index in range(int(self.config.n_obs_steps)):
-            step = {
-                name: value[:, index] if isinstance(value, Tensor) else value
-                for name, value in batch.items()
-            }
-            if self.config.image_features:
-                pictures = [step[name] for name in self.config.image_features]
-                step[OBS_IMAGES] = torch.stack(pictures, dim=-4)
-            self.policy._queues = populate_queues(self.policy._queues, step)
-        return step
+        def stacked(step: Batch) -> Batch:
+            if not self.config.image_features:
+                return step
+            pictures = [step[name] for name in self.config.image_features]
+            return {**step, OBS_IMAGES: torch.stack(pictures, dim=-4)}
+
+        steps = [batch]
+        if self.windowed:
+            steps = [
+                {
+                    name: value[:, index] if isinstance(value, Tensor) else value
+                    for name, value in batch.items()
+                }
+                for index in range(int(self.config.n_obs_steps))
+            ]
+        queues = getattr(self.policy, "_queues", {})
+        if any(name.startswith("observation") for name in queues):
+            from lerobot.policies.utils import populate_queues
+
+            for step in steps:
+                queues = populate_queues(queues, stacked(step))
+            self.policy._queues = queues
+            return stacked(steps[-1])
+        return steps[-1]
 
 
 SAMPLERS: Mapping[str, type[Sampler]] = {
@@ -427,9 +456,11 @@ def deterministic(kind: str, count: int) -> WorldForgeError:
 
 
 def expand(batch: Batch, count: int) -> Batch:
-    """``count`` copies of a batch of one, without copying memory."""
+    """``count`` copies of a batch of one, without copying memory; what has no batch dimension of
+    one is left as it is.
+    """
     return {
-        name: value.expand(count, *value.shape[1:]) if isinstance(value, Tensor) else value * count
+        name: value * count if isinstance(value, list) else repeat(value, count)
         for name, value in batch.items()
     }
 
@@ -469,10 +500,10 @@ def _once(module: nn.Module, count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Torch's global generators, for code that draws from them, continue from ``generator`` and
-    are afterwards as they were.
+    """Torch's global generators, for code that draws from them, begin with the seed of
+    ``generator`` and are afterwards as they were.
     """
-    devices = [device] if device.type == "cuda" else []
+    devices = list(range(torch.cuda.device_count())) if device.type == "cuda" else []
     seed = generator.initial_seed()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

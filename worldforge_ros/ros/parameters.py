@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -46,21 +47,30 @@ class Parameters:
 
     def numbers(self, name: str, default: list[float], description: str) -> tuple[float, ...]:
         """A list of numbers; name the unit in the description."""
-        return tuple(float(item) for item in self._declare(name, default, description))
+        items = self._items(name, list(default), description, "numbers", int | float)
+        return tuple(float(item) for item in items)
 
     def texts(self, name: str, description: str) -> tuple[str, ...]:
         """A list of texts, empty by default."""
-        # An empty list has no element type for rclpy, which would then refuse every list of texts.
-        value = self._declare(name, [], description, dynamic_typing=True)
+        return tuple(self._items(name, [], description, "texts", str))
+
+    def _items(
+        self, name: str, default: list[Any], description: str, of: str, kind: Any
+    ) -> Sequence[Any]:
+        # An empty list has no element type for rclpy, which would then refuse every other one.
+        value = self._declare(name, default, description, dynamic_typing=True)
         items = [] if value is None else value
-        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        listed = isinstance(items, Sequence) and not isinstance(items, str)
+        if not listed or not all(
+            isinstance(item, kind) and not isinstance(item, bool) for item in items
+        ):
             raise mismatch(
                 ErrorCode.INVALID_ARGUMENT,
                 f"parameter {name}",
                 found=repr(value),
-                expected=f"a list of texts: {description}",
+                expected=f"a list of {of}: {description}",
             )
-        return tuple(items)
+        return list(items)
 
     def flag(self, name: str, default: bool, description: str) -> bool:
         """True or false."""

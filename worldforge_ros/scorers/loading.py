@@ -9,7 +9,8 @@ from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.resources import resolve_path
 from worldforge_ros.scorers.base import Scorer
-from worldforge_ros.scorers.settings import Setting, resolve
+from worldforge_ros.scorers.settings import resolve
+from worldforge_ros.settings import Setting
 
 MIB = 1024 * 1024
 

@@ -1,44 +1,72 @@
-"""The simulated pusher as a joint controller sees it: set-points, trajectories, a command
-timeout.
-"""
+"""A simulated robot as a joint controller sees it: set-points, trajectories, a command timeout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.simulation.pusht import JOINT_NAMES, PHYSICS_STEP, PushTSimulation
 
 FloatArray = npt.NDArray[np.float64]
 
 
+class World(Protocol):
+    """What a simulated robot drives; J joints, in metres or radians and per second."""
+
+    @property
+    def position(self) -> FloatArray:
+        """Measured joint positions (J,)."""
+
+    @property
+    def velocity(self) -> FloatArray:
+        """Measured joint velocities (J,)."""
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start the episode of ``seed``."""
+
+    def advance(self, setpoint: npt.ArrayLike, steps: int = 1) -> None:
+        """Run physics steps towards ``setpoint`` (J,), held."""
+
+
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
+
 @dataclass(frozen=True)
 class JointReading:
-    """Joint names, positions (2,) in metres and velocities (2,) in metres per second."""
+    """Joint names, positions (J,) in metres or radians and velocities (J,) per second."""
 
     names: tuple[str, ...]
     position: FloatArray
     velocity: FloatArray
 
 
-class SimulatedPusher:
-    """PushT with the contract of a position controller.
+class SimulatedRobot(Generic[AnyWorld]):
+    """A world with the contract of a position controller.
 
     A set-point is held until the next one; without any for ``command_timeout`` simulated seconds,
-    or after the end of a trajectory, the pusher holds the position that it has then.
+    or after the end of a trajectory, the robot holds the position that it has then.
     """
 
-    def __init__(self, image_size: int, seed: int = 0, command_timeout: float = 0.5) -> None:
-        self.world = PushTSimulation(image_size)
+    def __init__(
+        self,
+        world: AnyWorld,
+        joint_names: Sequence[str],
+        physics_step: float,
+        seed: int = 0,
+        command_timeout: float = 0.5,
+    ) -> None:
+        self.world = world
         self.steps = 0
+        self._names = tuple(joint_names)
+        self._physics_step = physics_step
         self._next_seed = seed
-        self._timeout = round(command_timeout / PHYSICS_STEP)
-        self._setpoint: FloatArray = np.zeros(2)
+        self._timeout = round(command_timeout / physics_step)
+        self._setpoint: FloatArray = np.zeros(len(self._names))
         self._commanded_at = 0
         self._holding = True
         self._trajectory: list[tuple[int, FloatArray]] = []
@@ -54,12 +82,12 @@ class SimulatedPusher:
         return seed
 
     def command(self, setpoint: npt.ArrayLike) -> None:
-        """Take one set-point (2,) in metres.
+        """Take one set-point (J,) in metres or radians.
 
         :raises WorldForgeError: wrong count or not finite; the last good set-point stays.
         """
         self._trajectory = []
-        self._setpoint = _checked(setpoint, "joint_commands.data")
+        self._setpoint = self._checked(setpoint, "joint_commands.data")
         self._commanded_at, self._holding = self.steps, False
 
     def follow(
@@ -69,7 +97,7 @@ class SimulatedPusher:
         positions: Sequence[Sequence[float]],
         delay: float = 0.0,
     ) -> None:
-        """Take a trajectory: ``positions`` (N, 2) metres, each reached at its time in seconds.
+        """Take a trajectory: ``positions`` (N, J), each reached at its time in seconds.
 
         Between two points the set-point moves in a straight line, as joint_trajectory_controller
         does without velocities.
@@ -77,12 +105,12 @@ class SimulatedPusher:
         :raises WorldForgeError: wrong joint names, no points, times that do not increase, or values
             that are not finite; the last good command stays.
         """
-        if sorted(names) != sorted(JOINT_NAMES):
+        if sorted(names) != sorted(self._names):
             raise mismatch(
                 ErrorCode.JOINT_NAMES_MISMATCH,
                 "joint_trajectory.joint_names",
                 found=list(names),
-                expected=list(JOINT_NAMES),
+                expected=list(self._names),
             )
         rising = all(later > earlier for earlier, later in pairwise(times))
         if not times or len(times) != len(positions) or times[0] < 0 or not rising:
@@ -92,13 +120,13 @@ class SimulatedPusher:
                 found=f"times {list(times)}",
                 expected="at least one point, times from 0 on and strictly increasing",
             )
-        order = [list(names).index(name) for name in JOINT_NAMES]
+        order = [list(names).index(name) for name in self._names]
         points = [
-            _checked(point, f"joint_trajectory.points[{index}].positions")[order]
+            self._checked(point, f"joint_trajectory.points[{index}].positions")[order]
             for index, point in enumerate(positions)
         ]
         self._trajectory = [
-            (self.steps + round((time + delay) / PHYSICS_STEP), point)
+            (self.steps + round((time + delay) / self._physics_step), point)
             for time, point in zip(times, points, strict=True)
         ]
         if self._holding:
@@ -119,7 +147,7 @@ class SimulatedPusher:
 
     def joint_state(self) -> JointReading:
         """Measured joint state."""
-        return JointReading(JOINT_NAMES, self.world.position, self.world.velocity)
+        return JointReading(self._names, self.world.position, self.world.velocity)
 
     def _interpolated(self) -> FloatArray:
         last = self._trajectory[-1]
@@ -132,16 +160,14 @@ class SimulatedPusher:
         self._setpoint = self.world.position
         self._holding = True
 
-
-def _checked(values: npt.ArrayLike, field: str) -> FloatArray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != (len(JOINT_NAMES),) or not np.isfinite(array).all():
-        raise mismatch(
-            ErrorCode.TENSOR_SHAPE_MISMATCH
-            if array.shape != (len(JOINT_NAMES),)
-            else ErrorCode.TENSOR_NOT_FINITE,
-            field,
-            found=array.tolist(),
-            expected=f"{len(JOINT_NAMES)} finite metres {JOINT_NAMES}",
-        )
-    return array
+    def _checked(self, values: npt.ArrayLike, field: str) -> FloatArray:
+        array = np.asarray(values, dtype=np.float64)
+        fits = array.shape == (len(self._names),)
+        if not fits or not np.isfinite(array).all():
+            raise mismatch(
+                ErrorCode.TENSOR_NOT_FINITE if fits else ErrorCode.TENSOR_SHAPE_MISMATCH,
+                field,
+                found=array.tolist(),
+                expected=f"{len(self._names)} finite metres or radians {self._names}",
+            )
+        return array

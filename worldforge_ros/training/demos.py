@@ -249,7 +249,7 @@ class _Recorder:
             for name, values in rows.items()
             if name != "images"
         }
-        return Episode(images=images, seed=seed, kind=kind, **rest)
+        return Episode(images=images, seed=seed, kind=kind, image_every=1, **rest)
 
 
 def demonstrate(

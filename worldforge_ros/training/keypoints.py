@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,12 @@ from worldforge_ros.checkpoints import training_device
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.recording.progress import tracked
 from worldforge_ros.simulation.pusht import PushTSimulation
+from worldforge_ros.training.fitting import cosine_rate
 
 if TYPE_CHECKING:
     import torch
 
-    from worldforge_ros.policies.keypoint_network import KeypointNetwork
+    from worldforge_ros.policies.keypoint_network import KeypointNetwork, NetworkShape
 
 FloatArray = npt.NDArray[np.float64]
 KeypointArray = npt.NDArray[np.float32]
@@ -137,7 +139,7 @@ def measure_errors(predicted: npt.ArrayLike, true: npt.ArrayLike) -> KeypointErr
 
 
 def predict(network: KeypointNetwork, images: npt.NDArray[np.uint8]) -> KeypointArray:
-    """Keypoints (N, 16) float32 in millimetres of pictures (N, 96, 96, 3) uint8."""
+    """What ``network`` reads, (N, outputs) float32, in pictures (N, H, W, 3) uint8."""
     import torch
 
     network.eval()
@@ -150,7 +152,7 @@ def predict(network: KeypointNetwork, images: npt.NDArray[np.uint8]) -> Keypoint
     return np.concatenate(rows)
 
 
-def load_network(path: Path) -> KeypointNetwork:
+def load_network(path: Path, shape: NetworkShape | None = None) -> KeypointNetwork:
     """The trained network from a safetensors file, in evaluation mode.
 
     :raises WorldForgeError: ``CHECKPOINT_MISSING``.
@@ -166,18 +168,9 @@ def load_network(path: Path) -> KeypointNetwork:
             found=f"no file {path}",
             expected="a file written by worldforge_ros.training.keypoints",
         )
-    network = KeypointNetwork()
+    network = KeypointNetwork(shape)
     network.load_state_dict(load_file(path))
     return network.eval().requires_grad_(False)
-
-
-def cosine_rate(step: int, steps: int, warm_up: int) -> float:
-    """Share of the learning rate at ``step`` of ``steps``: a linear rise, then half a cosine down
-    to 0.
-    """
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
 def _augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -190,29 +183,31 @@ def _augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (batch * gain + sigma * noise).clamp(0.0, 1.0)
 
 
-def train(args: argparse.Namespace) -> KeypointErrors:
-    """Render, train with resume, measure on held-out states, write the weights and
-    ``keypoints.json``.
+def fit_network(
+    network: KeypointNetwork,
+    pictures: npt.NDArray[np.uint8],
+    targets: KeypointArray,
+    measure: Callable[[KeypointNetwork], dict[str, float]],
+    weights: Path,
+    args: argparse.Namespace,
+) -> None:
+    """Train ``network`` on pictures (N, H, W, 3) and targets (N, outputs), with resume.
+
+    :param measure: errors on held-out pictures, written into the log.
+    :param weights: file to write; checkpoint and log lie beside it.
+    :param args: the options of :func:`add_fit_arguments`.
     """
     import torch
     from safetensors.torch import save_file
 
-    from worldforge_ros.policies.keypoint_network import WORKSPACE, KeypointNetwork
-
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    folder = Path(args.data)
-    images, points = render(args.states, args.seed + 1000, folder)
-    held_images, held_points = render(args.held_out, HELD_OUT_SEED, folder)
-    print(f"rendered {len(images)} + {len(held_images)} states", flush=True)
-
     place = training_device(args.device)
-    network = KeypointNetwork().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    span = network.shape.span
+    network = network.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: cosine_rate(step, args.steps, args.steps // 20)
     )
-    checkpoint = folder / "keypoints_training.pt"
+    checkpoint = weights.with_name(f"{weights.stem}_training.pt")
     start = 0
     if args.resume and checkpoint.is_file():
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -221,18 +216,18 @@ def train(args: argparse.Namespace) -> KeypointErrors:
         schedule.load_state_dict(saved["schedule"])
         start = saved["step"]
     generator = torch.Generator().manual_seed(args.seed + start)
-    log = (folder / "keypoints_training.jsonl").open("a" if start else "w")
+    log = weights.with_name(f"{weights.stem}_training.jsonl").open("a" if start else "w")
     network.train()
     began = time.monotonic()
     for step in tracked("steps", range(start, args.steps), args.steps):
-        index = torch.randint(len(images), (args.batch,), generator=generator).numpy()
-        raw = torch.from_numpy(images[np.sort(index)]).permute(0, 3, 1, 2)
-        target = torch.from_numpy(points[np.sort(index)])
+        index = np.sort(torch.randint(len(pictures), (args.batch,), generator=generator).numpy())
+        raw = torch.from_numpy(pictures[index]).permute(0, 3, 1, 2)
+        target = torch.from_numpy(targets[index])
         batch = _augment(raw.float() / 255.0, generator)
         batch = batch.contiguous(memory_format=torch.channels_last).to(place)
-        with torch.autocast(place.type, dtype=torch.bfloat16):
+        with torch.autocast(place.type, dtype=torch.bfloat16, enabled=args.bf16):
             predicted = network(batch)
-        loss = torch.nn.functional.l1_loss(predicted / WORKSPACE, target.to(place) / WORKSPACE)
+        loss = torch.nn.functional.l1_loss(predicted / span, target.to(place) / span)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -240,9 +235,8 @@ def train(args: argparse.Namespace) -> KeypointErrors:
         schedule.step()
         last = step + 1 == args.steps
         if (step + 1) % args.log_every == 0 or last:
-            errors = measure_errors(predict(network, held_images[:500]), held_points[:500])
+            row = {"step": step + 1, "l1": loss.item() * span, **measure(network)}
             network.train()
-            row = {"step": step + 1, "l1_mm": loss.item() * WORKSPACE, **asdict(errors)}
             row["seconds"] = round(time.monotonic() - began, 1)
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -257,8 +251,35 @@ def train(args: argparse.Namespace) -> KeypointErrors:
                 checkpoint,
             )
             state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-            save_file(state, folder / WEIGHTS_FILE)
+            save_file(state, weights)
     log.close()
+
+
+def train(args: argparse.Namespace) -> KeypointErrors:
+    """Render, train with resume, measure on held-out states, write the weights and
+    ``keypoints.json``.
+    """
+    import torch
+
+    from worldforge_ros.policies.keypoint_network import KeypointNetwork
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    folder = Path(args.data)
+    images, points = render(args.states, args.seed + 1000, folder)
+    held_images, held_points = render(args.held_out, HELD_OUT_SEED, folder)
+    print(f"rendered {len(images)} + {len(held_images)} states", flush=True)
+    network = KeypointNetwork()
+    fit_network(
+        network,
+        images,
+        points,
+        lambda trained: asdict(
+            measure_errors(predict(trained, held_images[:500]), held_points[:500])
+        ),
+        folder / WEIGHTS_FILE,
+        args,
+    )
     errors = measure_errors(predict(network, held_images), held_points)
     report = {
         "states": args.states,
@@ -278,13 +299,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="data/keypoints", help="folder of pictures and weights")
     parser.add_argument("--states", type=int, default=40_000, help="rendered training states")
     parser.add_argument("--held-out", type=int, default=2_000, help="rendered held-out states")
-    parser.add_argument("--steps", type=int, default=7_000, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    add_fit_arguments(parser, steps=7_000, batch=64, lr=2e-3, bf16=True)
+
+
+def add_fit_arguments(
+    parser: argparse.ArgumentParser, *, steps: int, batch: int, lr: float, bf16: bool
+) -> None:
+    """Options of :func:`fit_network`, with the task's defaults."""
+    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=500, help="steps between measurements")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=bf16)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
 

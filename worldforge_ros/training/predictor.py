@@ -2,11 +2,13 @@
 
 Every frame is encoded once, so that a step costs the predictor only. Predictions are rolled out
 over several blocks from one frame, as a planner does, and the whole rollout is compared with the
-embeddings that came (LeWorldModel's own loss looks one block ahead). Then, on the frozen model, the
+embeddings that came (LeWorldModel's own loss looks one block ahead). Episodes that have a picture
+at their beginning only teach by their true state alone; half of each batch is of those where there
+are any. Then, on the frozen model, the
 linear pose probe is fitted by least squares and the steps-to-goal head is trained on
 demonstrations.
 
-``python -m worldforge_ros.training.predictor --world-model data/pusht/world_model/checkpoint``
+``python -m worldforge_ros.training.predictor --embodiment pusht``
 """
 
 from __future__ import annotations
@@ -28,53 +30,66 @@ from worldforge_ros.checkpoints import file_sha256, training_device
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.recording.progress import track
+from worldforge_ros.scorers.architecture import picture_size
 from worldforge_ros.scorers.lewm import LeWMOptions, load_lewm
-from worldforge_ros.scorers.objectives import (
-    CORNERS,
-    MM_PER_PROBE_UNIT,
-    PROBE_FILE,
-    STEPS_FILE,
-    StepsHead,
-    pose_probe,
-)
+from worldforge_ros.scorers.objectives import PROBE_FILE, STEPS_FILE, StepsHead, pose_probe
 from worldforge_ros.scorers.rollout import Rollout
-from worldforge_ros.simulation.pusht import SUCCESS_COVERAGE, PushTSimulation
 from worldforge_ros.training.dataset import EpisodeSet, list_episodes, load_episodes
-from worldforge_ros.training.world_model import TrainingData, least_squares, prepare
+from worldforge_ros.training.tasks import task_of
+from worldforge_ros.training.world_model import (
+    WEIGHTS,
+    TrainingData,
+    least_squares,
+    prepare,
+    write_tensors,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
 GOAL_PICTURES = 64
-"""Pictures of the solved task, the pusher anywhere, that the steps-to-goal head is shown."""
+"""Pictures of the solved task that the steps-to-goal head is shown, at most."""
 STEPS_UNIT = 10.0
 
 
 @dataclass
+class Windows:
+    """``embeddings`` (B, blocks + 1, D) where there was a picture, ``seen`` (B, blocks + 1) bool,
+    ``actions`` (B, blocks, A), ``targets`` (B, blocks + 1, outputs).
+    """
+
+    embeddings: Tensor
+    seen: Tensor
+    actions: Tensor
+    targets: Tensor
+
+
+@dataclass
 class Frozen:
-    """Embeddings (2 N, D) of every frame and of its mirror image, actions and targets."""
+    """Embeddings (copies * F, D) of every frame and of its mirror image, actions and targets."""
 
     embeddings: Tensor
     data: TrainingData
     bridge: ActionBridge
 
-    def windows(self, starts: npt.NDArray[np.int64], blocks: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings (B, blocks + 1, D), actions (B, blocks, A) and targets (B, blocks + 1, 18) of
-        windows that begin at ``starts`` (B,).
-        """
-        frames = starts[:, None] + self.bridge.block * np.arange(blocks + 1)
+    def windows(self, starts: npt.NDArray[np.int64], blocks: int) -> Windows:
+        """What happened in ``blocks`` blocks from ``starts`` (B,) on."""
+        whole = starts[:, None] + self.bridge.block * np.arange(blocks + 1)
+        frames = self.data.at(whole)
         steps = starts[:, None] + np.arange(self.bridge.block * blocks)
         packed = pack_blocks(self.bridge.normalise(self.data.raw[steps]), self.bridge.block)
         place = self.embeddings.device
-        return (
-            self.embeddings[torch.from_numpy(frames).to(place)],
-            torch.from_numpy(packed).float().to(place),
-            torch.from_numpy(self.data.targets[frames]).float().to(place),
+        return Windows(
+            embeddings=self.embeddings[torch.from_numpy(np.maximum(frames, 0)).to(place)],
+            seen=torch.from_numpy(frames >= 0).to(place),
+            actions=torch.from_numpy(packed).float().to(place),
+            targets=torch.from_numpy(self.data.targets_at(whole)).float().to(place),
         )
 
 
 def freeze(scorer: Any, data: TrainingData, bridge: ActionBridge) -> Frozen:
-    """Encode every frame and its mirror image."""
-    count = 2 * len(data.images)
+    """Encode every frame and, where there is one, its mirror image."""
+    copies = 1 if data.task.mirror is None else 2
+    count = copies * len(data.images)
     parts = []
     with torch.inference_mode(), track("encoding", -(-count // 1024)) as advance:
         for start in range(0, count, 1024):
@@ -123,20 +138,25 @@ def train_predictor(
     )
     starts = frozen.data.train
     usable = starts[_same_episode(starts, frozen, args.blocks)]
+    branches = frozen.data.branches
+    branches = branches[_same_episode(branches, frozen, args.blocks)]
+    share = args.batch // 2 if len(branches) else 0
     rollout = Rollout(model)
     began = time.monotonic()
     total = torch.zeros(2)
     place = frozen.embeddings.device
     with track("predictor", args.steps, first) as advance:
         for step in range(first, args.steps):
-            embeddings, blocks, targets = frozen.windows(
-                rng.choice(usable, args.batch), args.blocks
-            )
+            chosen = rng.choice(usable, args.batch - share)
+            if share:
+                chosen = np.concatenate([chosen, rng.choice(branches, share)])
+            window = frozen.windows(chosen, args.blocks)
             with torch.autocast(place.type, torch.bfloat16):
-                predicted = rollout.batch(embeddings[:, :1], blocks)
+                predicted = rollout.batch(window.embeddings[:, :1], window.actions)
             predicted = predicted.float()
-            error = (predicted - embeddings[:, 1:]).square().mean()
-            state_error = (head(predicted) - targets[:, 1:]).square().mean()
+            seen = window.seen[:, 1:]
+            error = (predicted - window.embeddings[:, 1:])[seen].square().mean()
+            state_error = (head(predicted) - window.targets[:, 1:]).square().mean()
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(error + args.state_weight * state_error)
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -172,30 +192,34 @@ def _same_episode(
 
 @torch.no_grad()
 def held_out(model: Any, head: nn.Module, frozen: Frozen, blocks: int) -> dict[str, float]:
-    """Corner errors in mm after each block of rollouts on held-out episodes, as ``head`` reads
-    them.
-    """
-    starts = frozen.data.held_out
-    starts = starts[_same_episode(starts, frozen, blocks)][:4096]
-    embeddings, actions, targets = frozen.windows(starts, blocks)
-    predicted = Rollout(model).batch(embeddings[:, :1], actions)
-    read = head(torch.cat([embeddings[:, :1], predicted], dim=1))
-    offsets = (read - targets)[..., : 2 * CORNERS].unflatten(-1, (CORNERS, 2))
-    errors = offsets.norm(dim=-1).mean(dim=(0, 2)) * MM_PER_PROBE_UNIT
-    return {f"corners_{index}_mm": round(float(value), 2) for index, value in enumerate(errors)}
+    """Errors in mm after each block of rollouts on held-out episodes, as ``head`` reads them."""
+    figures = {}
+    kinds = (("", frozen.data.held_out), ("branch_", frozen.data.held_out_branches))
+    for kind, every in kinds:
+        starts = every[_same_episode(every, frozen, blocks)][:4096]
+        if not len(starts):
+            continue
+        window = frozen.windows(starts, blocks)
+        predicted = Rollout(model).batch(window.embeddings[:, :1], window.actions)
+        read = head(torch.cat([window.embeddings[:, :1], predicted], dim=1))
+        errors = frozen.data.task.errors_mm((read - window.targets).cpu().double().numpy())
+        for name, values in errors.items():
+            for index, value in enumerate(values.mean(axis=0)):
+                figures[f"{kind}{name}_{index}_mm"] = round(float(value), 2)
+    return figures
 
 
 def fit_probe(model: Any, frozen: Frozen, blocks: int, rng: np.random.Generator) -> nn.Linear:
-    """Linear reading of corners and pusher from encoded and rolled-out embeddings."""
+    """Linear reading of the task's points from encoded and rolled-out embeddings."""
     usable = frozen.data.train[_same_episode(frozen.data.train, frozen, blocks)]
     rows, targets = [], []
     with torch.inference_mode():
         for _ in range(60):
-            embeddings, actions, true = frozen.windows(rng.choice(usable, 256), blocks)
-            predicted = Rollout(model).batch(embeddings[:, :1], actions)
+            window = frozen.windows(rng.choice(usable, 256), blocks)
+            predicted = Rollout(model).batch(window.embeddings[:, :1], window.actions)
             # As many encoded as predicted ones: a cost compares the one with the other.
-            rows += [predicted.flatten(0, 1), embeddings[:, 1:].flatten(0, 1)]
-            targets += [true[:, 1:].flatten(0, 1)] * 2
+            rows += [predicted.flatten(0, 1), window.embeddings[:, 1:].flatten(0, 1)]
+            targets += [window.targets[:, 1:].flatten(0, 1)] * 2
     return least_squares(torch.cat(rows), torch.cat(targets))
 
 
@@ -208,7 +232,8 @@ def train_steps_head(
     """
     torch.manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, 10])
-    goals = scorer.embed(_goal_pictures(rng)).float()
+    task = frozen.data.task
+    goals = scorer.embed(task.goal_pictures(rng, GOAL_PICTURES)).float()
     place = frozen.embeddings.device
     head = StepsHead(frozen.embeddings.shape[1]).to(place)
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -216,23 +241,25 @@ def train_steps_head(
     chosen = [index for index, kind in enumerate(episodes.kinds) if kind == "demo"]
     train = [index for index in chosen if episodes.seeds[index] % 10 != 9]
     test = [index for index in chosen if episodes.seeds[index] % 10 == 9]
-    mirror = len(frozen.data.images)
+    count = len(frozen.data.images)
+    copies = len(frozen.embeddings) // count
 
-    def draw(where: list[int], count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(where: list[int], pairs: int) -> tuple[Tensor, Tensor, Tensor]:
         now, then, steps = [], [], []
-        for index in rng.choice(where, count):
+        for index in rng.choice(where, pairs):
             low, high = int(episodes.offsets[index]), int(episodes.offsets[index + 1])
-            covered = np.flatnonzero(episodes.coverage[low:high] > SUCCESS_COVERAGE)
-            shift = mirror * int(rng.integers(2))
-            first = int(rng.integers(low, high))
+            covered = np.flatnonzero(episodes.coverage[low:high] > task.solved)
+            shift = count * int(rng.integers(copies))
+            seen = np.flatnonzero(episodes.frames[low:high] >= 0)
+            first = int(rng.integers(len(seen)))
             if len(covered) and rng.random() < 0.5:
                 then.append(goals[int(rng.integers(len(goals)))])
-                steps.append(max(0.0, low + float(covered[0]) - first))
+                steps.append(max(0.0, float(covered[0] - seen[first])))
             else:
-                last = int(rng.integers(first, high))
-                then.append(frozen.embeddings[last + shift])
-                steps.append(float(last - first))
-            now.append(frozen.embeddings[first + shift])
+                last = int(rng.integers(first, len(seen)))
+                then.append(frozen.embeddings[episodes.frames[low + seen[last]] + shift])
+                steps.append(float(seen[last] - seen[first]))
+            now.append(frozen.embeddings[episodes.frames[low + seen[first]] + shift])
         return torch.stack(now), torch.stack(then), torch.tensor(steps, device=place)
 
     with track("steps head", args.head_steps) as advance:
@@ -255,28 +282,26 @@ def train_steps_head(
     return head, figures
 
 
-def _goal_pictures(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    simulation = PushTSimulation()
-    pictures = [
-        simulation.goal_image(agent) for agent in rng.uniform(0.03, 0.48, (GOAL_PICTURES, 2))
-    ]
-    simulation.close()
-    return np.stack(pictures)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the training."""
-    parser.add_argument("--data", type=Path, default=Path("data/pusht/demos"))
-    parser.add_argument(
-        "--world-model", type=Path, default=Path("data/pusht/world_model/checkpoint")
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("data/pusht/predictor"), help="log and resume state"
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, default=Path("models/pusht/world_model"), help="what to write"
-    )
     parser.add_argument("--embodiment", default="pusht")
+    parser.add_argument("--data", type=Path, help="folder; the task's if left out")
+    parser.add_argument(
+        "--world-model",
+        type=Path,
+        help="what to go on from; data/EMBODIMENT/world_model/checkpoint if left out",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="log and resume state; data/EMBODIMENT/predictor if left out"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="what to write; models/EMBODIMENT/world_model if left out",
+    )
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default=WEIGHTS[0], help="how the checkpoint stores them"
+    )
     parser.add_argument("--blocks", type=int, default=5, help="blocks of a rollout")
     parser.add_argument(
         "--steps", type=int, default=6000, help="of the predictor; 0 only fits the probe and head"
@@ -290,7 +315,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the error of a linear reading of the true state, as in the training before",
     )
     parser.add_argument("--head-steps", type=int, default=3000, help="of the steps-to-goal head")
-    parser.add_argument("--objective", default="pose", help="the checkpoint's default")
+    parser.add_argument(
+        "--objective", help="the checkpoint's default; that of the task if left out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto: a GPU when there is one")
     parser.add_argument("--threads", type=int, default=1)
@@ -300,21 +327,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, fit, write the checkpoint; returns the exit status."""
-    from safetensors.torch import save
-
     if args.blocks < 1:
         raise mismatch(
             ErrorCode.INVALID_ARGUMENT, "--blocks", found=args.blocks, expected="1 or more"
         )
     torch.manual_seed(args.seed)
     embodiment = load_embodiment(args.embodiment)
+    folder = Path("data") / embodiment.name
+    args.data = args.data or task_of(embodiment.name).data
+    args.world_model = args.world_model or folder / "world_model" / "checkpoint"
+    args.out = args.out or folder / "predictor"
+    args.checkpoint = args.checkpoint or Path("models") / embodiment.name / "world_model"
     options = LeWMOptions(device=str(training_device(args.device)), threads=args.threads)
     scorer = load_lewm(args.world_model, embodiment, options)
     document = json.loads((args.world_model / "preprocessing.json").read_text(encoding="utf-8"))
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.out / "images.raw"
     episodes = load_episodes(list_episodes(args.data), cache)
-    data = prepare(episodes, embodiment, int(document["image_size"]))
+    size = picture_size(document["image_size"], "preprocessing.image_size")
+    data = prepare(episodes, embodiment, size)
     frozen = freeze(scorer, data, scorer.bridge)
     cache.unlink()
     log_file = args.out / "log.jsonl"
@@ -329,7 +360,7 @@ def run(args: argparse.Namespace) -> int:
     rng = np.random.default_rng([args.seed, 11])
     model = scorer.model
     place = frozen.embeddings.device
-    head = pose_probe(frozen.embeddings.shape[1]).to(place)
+    head = pose_probe(frozen.embeddings.shape[1], data.task.reading).to(place)
     before = fit_probe(model, frozen, args.blocks, rng).to(place)
     head.load_state_dict(before.state_dict())
     log({"event": "before", **held_out(model, before, frozen, args.blocks)})
@@ -338,15 +369,14 @@ def run(args: argparse.Namespace) -> int:
     probe = fit_probe(model, frozen, args.blocks, rng).to(place)
     steps_head, figures = train_steps_head(scorer, frozen, episodes, args)
     args.checkpoint.mkdir(parents=True, exist_ok=True)
-    document["objective"] = args.objective
+    document["objective"] = args.objective or data.task.objective
     text = json.dumps(document, indent=2) + "\n"
     (args.checkpoint / "preprocessing.json").write_text(text, encoding="utf-8")
     config = (args.world_model / "config.json").read_text(encoding="utf-8")
     (args.checkpoint / "config.json").write_text(config, encoding="utf-8")
     parts = {"model.safetensors": model, PROBE_FILE: probe, STEPS_FILE: steps_head}
     for name, module in parts.items():
-        tensors = {k: v.cpu().contiguous() for k, v in module.state_dict().items()}
-        (args.checkpoint / name).write_bytes(save(tensors))
+        write_tensors(args.checkpoint / name, module, args.weights)
     log(
         {
             "event": "end",

@@ -1,15 +1,16 @@
-"""Train the small LeWorldModel for PushT on recorded episodes.
+"""Train the small LeWorldModel on recorded episodes.
 
 LeWorldModel's recipe (arXiv 2603.19312): mean squared error to the next embedding, without a
 stop-gradient, plus ``0.09 *`` SIGReg; AdamW, gradient clipping at 1, windows of four frames one
 action block apart. ``--state-weight`` above 0 departs from it: the error of a linear reading of
-block corners and pusher, from encoded and from predicted embeddings, is added to the loss.
+the true state (PushT: block corners and pusher; ALOHA: cube and fingers), from encoded and from
+predicted embeddings, is added to the loss.
 
-After training a linear probe of block corners and pusher is fitted to the frozen embeddings by
-least squares; it is what the objective ``pose`` reads.
+After training a linear probe of the same points is fitted to the frozen embeddings by least
+squares; it is what the objectives ``pose`` and ``scene`` read. Which points there are is said in
+``worldforge_ros.training.tasks``, the rest in the embodiment file.
 
-``python -m worldforge_ros.training.world_model --data data/pusht/demos --out
-data/pusht/world_model``
+``python -m worldforge_ros.training.world_model --embodiment pusht``
 """
 
 from __future__ import annotations
@@ -33,10 +34,17 @@ from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.recording.progress import tracked
 from worldforge_ros.scorers.architecture import ENCODERS, build_lewm, default_config
-from worldforge_ros.scorers.encoders import PIXEL_MEAN, PIXEL_STD, normalise_pixels, resize_pixels
+from worldforge_ros.scorers.encoders import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    ImageSize,
+    height_width,
+    normalise_pixels,
+    resize_pixels,
+)
 from worldforge_ros.scorers.objectives import pose_probe
-from worldforge_ros.simulation.pusht import PushTSimulation
 from worldforge_ros.training.dataset import EPISODE_KINDS, EpisodeSet, list_episodes, load_episodes
+from worldforge_ros.training.tasks import Task, task_of
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,79 +52,103 @@ FRAMES = 4
 """Frames of a training window: three contexts and their successors."""
 SIGREG_WEIGHT = 0.09
 RECALIBRATION_BATCHES = 24
+WEIGHTS = ("float32", "float16")
+"""How weights may be stored; they are computed with in float32 either way."""
 PROBE_BATCHES = 60
-"""Training batches of 128 windows that the linear probe is fitted to."""
-
-
-def mirror_states(states: FloatArray) -> FloatArray:
-    """PushT's exact symmetry (x, y) -> (512 - y, 512 - x), which keeps the goal: (..., 5) to (...,
-    5).
-    """
-    x, y, block_x, block_y, angle = np.moveaxis(states, -1, 0)
-    return np.stack([512 - y, 512 - x, 512 - block_y, 512 - block_x, np.pi / 2 - angle], axis=-1)
-
-
-def probe_targets(states: FloatArray) -> FloatArray:
-    """Corners and pusher (..., 18) of true states (..., 5), in decimetres from the centre."""
-    simulation = PushTSimulation(image_size=16)
-    simulation.set_state([100, 100, 0, 0, 0])
-    corners = simulation.keypoints()
-    simulation.close()
-    cos, sin = np.cos(states[..., 4]), np.sin(states[..., 4])
-    rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-    points = corners @ np.swapaxes(rotation, -1, -2) + states[..., None, 2:4]
-    flat = points.reshape(*states.shape[:-1], 16)
-    targets: FloatArray = (np.concatenate([flat, states[..., :2]], axis=-1) - 256.0) / 100.0
-    return targets
+"""Training batches of 128 windows that the linear probe is fitted to, at most: no more than there
+are windows."""
 
 
 @dataclass
 class TrainingData:
-    """Frames at model resolution; index i + N stands for the mirror image of frame i.
+    """Frames at model resolution. Steps, frames and marks are counted on through the mirror images
+    where the task has one: step i + N is the mirror image of step i, frame i + F that of frame i.
 
-    ``images`` (N, size, size, 3) uint8, ``raw`` (2 N, J) actions before z-scoring, ``targets`` (2
-    N, 18), ``ends`` (episodes,) the last frame of each episode.
+    ``images`` (F, height, width, 3) uint8, ``frames`` (N,) the frame of a step or -1, ``raw``
+    (copies * N, J) actions before z-scoring, ``targets`` (copies * M, outputs) of the task's
+    reading at the M steps that have a frame or are whole blocks from their episode's start,
+    ``marks`` (N,) the row of a step in there or -1, ``ends`` (episodes,) the last step of each
+    episode. ``train`` and ``held_out`` are the first steps of windows with a picture every block,
+    ``branches`` and ``held_out_branches`` of those with a picture at their beginning only.
     """
 
+    task: Task
     images: npt.NDArray[np.uint8]
+    frames: npt.NDArray[np.int64]
+    marks: npt.NDArray[np.int64]
     raw: FloatArray
     targets: FloatArray
     mean: FloatArray
     std: FloatArray
     train: npt.NDArray[np.int64]
     held_out: npt.NDArray[np.int64]
+    branches: npt.NDArray[np.int64]
+    held_out_branches: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
     def rooms(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Steps (B,) from ``starts`` (B,) to the last one of their episodes."""
-        places = starts % len(self.images)
+        places = starts % len(self.frames)
         return self.ends[np.searchsorted(self.ends, places)] - places
 
+    def at(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Frames (...) of steps (...), -1 where there is none."""
+        return self._counted(self.frames, len(self.images), steps)
+
+    def targets_at(self, steps: npt.NDArray[np.int64]) -> FloatArray:
+        """Targets (..., outputs) of steps (...) whole blocks from a frame."""
+        rows = int(self.marks.max()) + 1
+        found: FloatArray = self.targets[self._counted(self.marks, rows, steps)]
+        return found
+
+    def _counted(
+        self, places: npt.NDArray[np.int64], size: int, steps: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        copy, place = np.divmod(steps, len(places))
+        found: npt.NDArray[np.int64] = np.where(places[place] < 0, -1, places[place] + copy * size)
+        return found
+
     def pictures(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Pictures (..., size, size, 3) of frame indices (...), mirrored where they say so."""
+        """Pictures (..., height, width, 3) of frames (...), mirrored where they say so."""
         count = len(self.images)
         found = self.images[frames % count]
         mirrored = frames >= count
-        found[mirrored] = np.swapaxes(found[mirrored][:, ::-1, ::-1], 1, 2)
+        if self.task.mirror is not None and mirrored.any():
+            found[mirrored] = self.task.mirror.pictures(found[mirrored])
         return found
 
 
-def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> TrainingData:
-    """Resize, mirror and index; the episodes whose seed ends in 9 are held out."""
+def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: ImageSize) -> TrainingData:
+    """Resize, mirror and index; the episodes whose seed ends in 9 are held out.
+
+    Episodes with a picture at every whole block or more often give windows; the others, which have
+    too few, give branches: one from each picture.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for episodes that are too few or do not fit the
+        embodiment, ``IMAGE_SIZE_MISMATCH`` for pictures that are neither the camera's nor as large
+        as the model's: resized twice they would not be what the scorer sees.
+    """
+    task = task_of(embodiment.name)
     joints = len(embodiment.joints)
     bridge = ActionBridge.of(embodiment, np.zeros(joints), np.ones(joints))
+    _check_episodes(episodes, embodiment, image_size)
     raw = bridge.raw_actions(episodes.action, episodes.position)
-    raw = np.concatenate([raw, -raw[:, ::-1]])
     count = len(episodes.images)
-    images = np.empty((count, image_size, image_size, 3), np.uint8)
+    images = np.empty((count, *height_width(image_size), 3), np.uint8)
     for start in range(0, count, 512):
         part = resize_pixels(episodes.images[start : start + 512], image_size)
         images[start : start + len(part)] = part
-    states = episodes.state.astype(np.float64)
-    targets = probe_targets(np.concatenate([states, mirror_states(states)]))
+    marks = _marks(episodes, bridge.block)
+    states = episodes.state[marks >= 0].astype(np.float64)
+    steps = len(raw)
+    if task.mirror is not None:
+        raw = np.concatenate([raw, task.mirror.actions(raw)])
+        states = np.concatenate([states, task.mirror.states(states)])
     length = (FRAMES - 1) * bridge.block + 1
-    held = [index for index, seed in enumerate(episodes.seeds) if seed % 10 == 9]
-    rest = [index for index, seed in enumerate(episodes.seeds) if seed % 10 != 9]
+    last = episodes.seeds % 10 == 9
+    full = bridge.block % np.array(episodes.image_every) == 0
+    held, rest = np.flatnonzero(full & last), np.flatnonzero(full & ~last)
+    held_branches, branches = np.flatnonzero(~full & last), np.flatnonzero(~full & ~last)
     train = episodes.windows(length, episodes=rest)
     held_out = episodes.windows(length, stride=5, episodes=held)
     if not len(held_out):
@@ -127,20 +159,55 @@ def prepare(episodes: EpisodeSet, embodiment: Embodiment, image_size: int) -> Tr
             expected=f"10 or more of at least {length} steps",
         )
     return TrainingData(
+        task=task,
         images=images,
+        frames=episodes.frames,
+        marks=marks,
         raw=raw,
-        targets=targets,
+        targets=task.targets(states),
         mean=raw.mean(axis=0),
         std=raw.std(axis=0),
-        train=np.concatenate([train, train + count]),
+        train=train if task.mirror is None else np.concatenate([train, train + steps]),
         held_out=held_out,
+        branches=episodes.windows(bridge.block + 1, episodes=branches),
+        held_out_branches=episodes.windows(bridge.block + 1, episodes=held_branches),
         ends=episodes.offsets[1:] - 1,
     )
 
 
+def _marks(episodes: EpisodeSet, block: int) -> npt.NDArray[np.int64]:
+    """Rows (N,) of targets of the steps that have a frame or are whole blocks from their episode's
+    start, -1 of the others.
+    """
+    step = np.concatenate([np.arange(length) for length in np.diff(episodes.offsets)])
+    marked = (episodes.frames >= 0) | (step % block == 0)
+    rows: npt.NDArray[np.int64] = np.where(marked, np.cumsum(marked) - 1, -1)
+    return rows
+
+
+def _check_episodes(episodes: EpisodeSet, embodiment: Embodiment, image_size: ImageSize) -> None:
+    joints = len(embodiment.joints)
+    if episodes.action.shape[1:] != (joints,):
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "actions of the recorded episodes",
+            found=f"{episodes.action.shape[1:]} a step",
+            expected=f"({joints},), the joints of embodiment {embodiment.name}",
+        )
+    camera = embodiment.cameras[embodiment.scoring.camera]
+    sizes = ((camera.height, camera.width), height_width(image_size))
+    if episodes.images.shape[1:3] not in sizes:
+        raise mismatch(
+            ErrorCode.IMAGE_SIZE_MISMATCH,
+            "pictures of the recorded episodes",
+            found=f"{episodes.images.shape[1:3]}",
+            expected=" or ".join(str(size) for size in sizes),
+        )
+
+
 @dataclass
 class Batch:
-    """Pixels (B, 4, 3, size, size), blocks (B, 3, block * J), targets (B, 4, 18)."""
+    """Pixels (B, 4, 3, height, width), blocks (B, 3, block * J), targets (B, 4, outputs)."""
 
     pixels: Tensor
     blocks: Tensor
@@ -153,14 +220,15 @@ class Batch:
 
 def make_batch(data: TrainingData, bridge: ActionBridge, starts: npt.NDArray[np.int64]) -> Batch:
     """Gather windows that begin at ``starts`` (B,)."""
-    frames = starts[:, None] + bridge.block * np.arange(FRAMES)
+    whole = starts[:, None] + bridge.block * np.arange(FRAMES)
     steps = starts[:, None] + np.arange(bridge.block * (FRAMES - 1))
 
     blocks = pack_blocks(bridge.normalise(data.raw[steps]), bridge.block)
+    pictures = torch.from_numpy(data.pictures(data.at(whole)))
     return Batch(
-        pixels=normalise_pixels(torch.from_numpy(data.pictures(frames)), PIXEL_MEAN, PIXEL_STD),
+        pixels=normalise_pixels(pictures, PIXEL_MEAN, PIXEL_STD),
         blocks=torch.from_numpy(blocks).float(),
-        targets=torch.from_numpy(data.targets[frames]).float(),
+        targets=torch.from_numpy(data.targets_at(whole)).float(),
     )
 
 
@@ -191,14 +259,14 @@ def losses(
 def fit_probe(
     model: Any, data: TrainingData, bridge: ActionBridge, rng: np.random.Generator
 ) -> nn.Linear:
-    """Linear reading of corners and pusher from frozen embeddings, by least squares.
+    """Linear reading of the task's points from frozen embeddings, by least squares.
 
     Half of the rows are encoded pictures, half one-step predictions, since it reads both.
     """
     model.eval()
     rows, targets = [], []
     with torch.inference_mode():
-        for _ in range(PROBE_BATCHES):
+        for _ in range(min(PROBE_BATCHES, 1 + len(data.train) // 128)):
             batch = make_batch(data, bridge, rng.choice(data.train, 128)).to(place_of(model))
             info = model.encode({"pixels": batch.pixels, "action": batch.blocks})
             predicted = model.predict(info["emb"][:, :-1], info["act_emb"])
@@ -209,7 +277,7 @@ def fit_probe(
 
 
 def least_squares(rows: Tensor, targets: Tensor) -> nn.Linear:
-    """The linear layer that reads ``targets`` (N, 18) from embeddings ``rows`` (N, D), on the
+    """The linear layer that reads ``targets`` (N, outputs) from embeddings ``rows`` (N, D), on the
     CPU.
     """
     rows, targets = rows.cpu(), targets.cpu()
@@ -217,7 +285,7 @@ def least_squares(rows: Tensor, targets: Tensor) -> nn.Linear:
     # A little ridge, in units of the embeddings' variance: dead dimensions must not blow up.
     gram = inputs.T @ inputs + 1e-6 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
     solution = torch.linalg.solve(gram, inputs.T @ targets.double()).float()
-    probe = pose_probe(len(solution) - 1)
+    probe = nn.Linear(len(solution) - 1, targets.shape[1])
     with torch.no_grad():
         probe.weight.copy_(solution[:-1].T)
         probe.bias.copy_(solution[-1])
@@ -231,11 +299,11 @@ def evaluate(
 
     ``normalised_error``: one-step prediction error over the mean squared distance of two random
     embeddings; ``unchanged``: the same for predicting that nothing moves; ``*_mm``: mean distance
-    of the corners as the probe reads them.
+    of the task's points as the probe reads them.
     """
     model.eval()
     probe = copy.deepcopy(probe).to(place_of(model))
-    errors: list[tuple[float, float, float, float]] = []
+    errors: list[dict[str, float]] = []
     embeddings = []
     with torch.inference_mode():
         for start in range(0, len(data.held_out), 256):
@@ -244,27 +312,23 @@ def evaluate(
             embedding = info["emb"]
             predicted = model.predict(embedding[:, :-1], info["act_emb"])
             embeddings.append(embedding.flatten(0, 1))
-            corners = (len(embedding), -1, 8, 2)
-            true = batch.targets[..., :16].reshape(corners)
-            seen = probe(embedding)[..., :16].reshape(corners)
-            foreseen = probe(predicted)[..., :16].reshape(corners)
-            errors.append(
-                (
-                    float((predicted - embedding[:, 1:]).square().sum(-1).mean()),
-                    float((embedding[:, :-1] - embedding[:, 1:]).square().sum(-1).mean()),
-                    float((seen - true).norm(dim=-1).mean()) * 100,
-                    float((foreseen - true[:, 1:]).norm(dim=-1).mean()) * 100,
-                )
-            )
+            seen = (probe(embedding) - batch.targets).cpu().double().numpy()
+            foreseen = (probe(predicted) - batch.targets[:, 1:]).cpu().double().numpy()
+            entry = {
+                "normalised_error": float((predicted - embedding[:, 1:]).square().sum(-1).mean()),
+                "unchanged": float((embedding[:, :-1] - embedding[:, 1:]).square().sum(-1).mean()),
+            }
+            for name, values in data.task.errors_mm(seen).items():
+                entry[f"{name}_mm"] = float(values.mean())
+            for name, values in data.task.errors_mm(foreseen).items():
+                entry[f"{name}_predicted_mm"] = float(values.mean())
+            errors.append(entry)
     model.train()
     spread = 2 * float(torch.cat(embeddings).var(dim=0).sum())
-    ahead, unchanged, seen_mm, foreseen_mm = np.mean(errors, axis=0)
-    return {
-        "normalised_error": float(ahead) / spread,
-        "unchanged": float(unchanged) / spread,
-        "corners_mm": float(seen_mm),
-        "corners_predicted_mm": float(foreseen_mm),
-    }
+    means = {name: float(np.mean([entry[name] for entry in errors])) for name in errors[0]}
+    for name in ("normalised_error", "unchanged"):
+        means[name] /= spread
+    return means
 
 
 def recalibrate(
@@ -297,16 +361,16 @@ def export(
     config: dict[str, Any],
     embodiment: Embodiment,
     data: TrainingData,
+    weights: str,
 ) -> str:
     """Write ``config.json``, ``model.safetensors``, ``pose_probe.safetensors``,
     ``preprocessing.json``.
 
+    :param weights: one of :data:`WEIGHTS`, in which the numbers are stored.
     :returns: SHA-256 of the weights.
     """
-    from safetensors.torch import save
-
     folder.mkdir(parents=True, exist_ok=True)
-    spec = embodiment.world_model
+    spec = embodiment.scoring
     preprocessing = {
         "image_size": config["encoder"]["image_size"],
         "pixel_mean": list(PIXEL_MEAN),
@@ -318,22 +382,44 @@ def export(
         "step": spec.step,
         "block": spec.block,
         "history": spec.history,
-        "objective": "pose",
+        "resize": "keep",
+        "objective": data.task.objective,
+        "points": data.task.reading.document(),
     }
     for name, document in (("config", config), ("preprocessing", preprocessing)):
         (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     for name, module in (("model", model), ("pose_probe", probe)):
-        tensors = {k: v.cpu().contiguous() for k, v in module.state_dict().items()}
-        (folder / f"{name}.safetensors").write_bytes(save(tensors))
+        write_tensors(folder / f"{name}.safetensors", module, weights)
     return file_sha256(folder / "model.safetensors")
+
+
+def write_tensors(path: Path, module: nn.Module, weights: str) -> None:
+    """The tensors of a module as safetensors, those of floating point as ``weights`` says."""
+    from safetensors.torch import save
+
+    kind = {"float32": torch.float32, "float16": torch.float16}[weights]
+    tensors = {
+        name: value.detach().cpu().to(kind if value.is_floating_point() else value.dtype)
+        for name, value in module.state_dict().items()
+    }
+    path.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the training."""
-    parser.add_argument("--data", type=Path, default=Path("data/pusht/demos"))
-    parser.add_argument("--out", type=Path, default=Path("data/pusht/world_model"))
     parser.add_argument("--embodiment", default="pusht")
-    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--data", type=Path, help="folder; the task's if left out")
+    parser.add_argument("--out", type=Path, help="folder; data/EMBODIMENT/world_model if left out")
+    parser.add_argument(
+        "--image-size",
+        type=picture_size,
+        metavar="SIZE",
+        help="of the model's pictures: HEIGHTxWIDTH, or the side of a square; the task's if left "
+        "out",
+    )
+    parser.add_argument(
+        "--weights", choices=WEIGHTS, default=WEIGHTS[0], help="how the checkpoint stores them"
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -355,6 +441,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def picture_size(text: str) -> ImageSize:
+    """A picture size from HEIGHTxWIDTH, or from the side of a square.
+
+    :raises argparse.ArgumentTypeError: for anything else.
+    """
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"'{text}'; expected HEIGHTxWIDTH or one side in pixels")
+    height, width = int(sides[0]), int(sides[-1])
+    return height if height == width else (height, width)
+
+
 def run(args: argparse.Namespace) -> int:
     """Train, logging JSON lines to OUT/log.jsonl; returns the exit status."""
     from stable_worldmodel.wm.loss import SIGReg
@@ -364,6 +462,11 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     embodiment = load_embodiment(args.embodiment)
+    task = task_of(embodiment.name)
+    network = task.network
+    size = network.image_size if args.image_size is None else args.image_size
+    args.data = args.data or task.data
+    args.out = args.out or Path("data") / embodiment.name / "world_model"
     args.out.mkdir(parents=True, exist_ok=True)
     saved = args.out / "training.pt"
     state = None
@@ -377,16 +480,27 @@ def run(args: argparse.Namespace) -> int:
             )
         state = torch.load(saved, map_location="cpu", weights_only=True)
     paths = list_episodes(args.data)
-    data = prepare(load_episodes(paths, args.out / "images.raw"), embodiment, args.image_size)
+    data = prepare(load_episodes(paths, args.out / "images.raw"), embodiment, size)
     (args.out / "images.raw").unlink()
     bridge = ActionBridge.of(embodiment, data.mean, data.std)
-    config = default_config(args.image_size, bridge.block * bridge.joints, encoder=args.encoder)
+    config = default_config(
+        size,
+        bridge.block * bridge.joints,
+        dim=network.dim,
+        encoder=args.encoder,
+        channels=network.channels,
+        stem=network.stem,
+    )
     # Convolutions are faster so on a CPU; nothing else changes.
     model = build_lewm(config).to(place, memory_format=torch.channels_last)
-    head = pose_probe(config["predictor"]["input_dim"]).to(place)
+    head = pose_probe(config["predictor"]["input_dim"], task.reading).to(place)
     sigreg = SIGReg(num_proj=args.projections).to(place)
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-3)
+
+    def write_checkpoint(model: Any, probe: nn.Module) -> str:
+        return export(args.out / "checkpoint", model, probe, config, embodiment, data, args.weights)
+
     first = 0
     if state is not None:
         for name, part in _resumable(model, head, optimizer).items():
@@ -423,7 +537,7 @@ def run(args: argparse.Namespace) -> int:
             recalibrate(model, data, bridge, fresh)
             probe = fit_probe(model, data, bridge, fresh)
             figures = {k: round(v, 5) for k, v in evaluate(model, probe, data, bridge).items()}
-            sha256 = export(args.out / "checkpoint", model, probe, config, embodiment, data)
+            sha256 = write_checkpoint(model, probe)
             report(event="export", step=first, sha256=sha256, **figures)
             return 0
         began = time.monotonic()
@@ -457,7 +571,7 @@ def run(args: argparse.Namespace) -> int:
                 )
                 sums = {}
                 _save(saved, model, head, optimizer, done, [p.name for p in paths])
-                sha256 = export(args.out / "checkpoint", model, probe, config, embodiment, data)
+                sha256 = write_checkpoint(model, probe)
         report(event="end", sha256=sha256)
     return 0
 
@@ -484,7 +598,7 @@ def _save(
 
 def main() -> int:
     """Command-line entry."""
-    parser = argparse.ArgumentParser(description="Train the small LeWorldModel for PushT.")
+    parser = argparse.ArgumentParser(description="Train the small LeWorldModel.")
     add_arguments(parser)
     return run(parser.parse_args())
 
