@@ -87,8 +87,8 @@ class Ros:
         )
 
     def process(self, module: str, *arguments: str, **parameters: Any) -> NodeProcess:
-        """Start ``worldforge_ros.nodes.<module>``, or the file ``<module>`` of the tests, as a process
-        in this test's domain.
+        """Start ``worldforge_ros.nodes.<module>``, or a file ``<module>`` of the tests, as a
+        process in this test's domain.
         """
         return NodeProcess(module, self.domain, arguments, parameters)
 

@@ -32,8 +32,8 @@ class Observation:
     """One moment: pictures (height, width, 3) uint8 RGB by camera name, joints in contract order.
 
     ``position`` (J,) in m or rad and ``velocity`` (J,) in m/s or rad/s are the state as of
-    ``stamp``, the capture time of the newest picture in nanoseconds. ``task`` is the instruction for
-    policies that follow one; empty: the embodiment's.
+    ``stamp``, the capture time of the newest picture in nanoseconds. ``task`` is the instruction
+    for policies that follow one; empty: the embodiment's.
     """
 
     stamp: int
