@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -500,6 +501,8 @@ def test_what_only_loading_finds(arm: Path, policy: Path, tmp_path: Path) -> Non
     for file in policy.iterdir():
         if file.name != "policy_postprocessor.json":
             (copy / file.name).symlink_to(file)
+    assert codes(check_embodiment(arm, copy)) == ["CHECKPOINT_INVALID"]
+    (copy / "policy_preprocessor.json").unlink()
     assert codes(check_embodiment(arm, copy)) == ["POLICY_NOT_MIGRATED"]
     assert codes(check_embodiment(arm, tmp_path)) == ["CHECKPOINT_MISSING"]
 
@@ -512,6 +515,31 @@ def test_another_robots_policy(arm: Path) -> None:
 @pytest.mark.parametrize("name", ["pusht", "aloha"])
 def test_the_shipped_files_are_right(name: str) -> None:
     assert check_embodiment(name).problems == ()
+    assert check_embodiment(name, share_dir() / f"models/{name}/policy").problems == ()
+
+
+def test_mean_and_deviation_refuse_only_what_cannot_be(
+    arm: Path, policy: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    copy = Path(shutil.copytree(policy, tmp_path / "copy"))
+    file = next(copy.glob("policy_postprocessor*.safetensors"))
+    held = {name: value for name, value in load_file(file).items() if "action" in name}
+    keep = {name: value.copy() for name, value in held.items() if name.endswith((".mean", ".std"))}
+    assert keep
+
+    def problems(mean: float, std: float) -> list[str]:
+        # The gripper, 0 to 100 over its range.
+        keep["action.mean"][-1], keep["action.std"][-1] = mean, std
+        save_file(keep, file)
+        found = check_embodiment(arm, copy).problems
+        return [item.message for item in found if "gripper" in item.message]
+
+    assert problems(50.0, 49.9) == [], "half of the time open, half closed"
+    assert problems(5.0, 20.0) == [], "mostly closed"
+    assert problems(50.0, 90.0), "wider than anything within the range"
+    assert problems(150.0, 1.0), "elsewhere"
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -105,12 +105,14 @@ def test_no_reachable_candidate_jumps_where_it_takes_effect(
     assert np.abs(result.candidates[0, result.first] - before).max() <= LIMIT
 
 
-def test_the_estimate_follows_the_slowest_and_forgets() -> None:
+def test_the_estimate_is_the_slowest_of_the_last_five_cycles() -> None:
     estimate = ArrivalEstimate(initial=0.1, transport=0.0)
     assert estimate.arrival(0) == 100 * MS
-    estimate.published(300 * MS)
+    estimate.finished(300 * MS)
+    for _ in range(4):
+        assert estimate.arrival(0) == 300 * MS
+        estimate.finished(50 * MS)
     assert estimate.arrival(0) == 300 * MS
-    for _ in range(30):
-        estimate.arrival(0)
-        estimate.published(50 * MS)
-    assert estimate.arrival(0) == pytest.approx(50 * MS, rel=0.12)
+    estimate.finished(50 * MS)
+    assert estimate.arrival(0) == 50 * MS
+    assert ArrivalEstimate(transport=0.02).sent(7) == 7 + 20 * MS

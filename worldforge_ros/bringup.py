@@ -353,7 +353,7 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             "planner_node",
             "planner_node",
             own(planner="planner", source="source", num_candidates="num_candidates", seed="seed")
-            | (_policy_history(str(values["policy_path"])) if task.mock and has_policy else {}),
+            | (_policy_history(str(values["policy_path"])) if has_policy else {}),
         ),
         _Node("safety_gate_node", "safety_gate", {}, commands=str(values["command_topic"])),
         _Node(
@@ -422,7 +422,15 @@ def _policy_history(path: str) -> dict[str, tuple[str, ParameterValue]]:
     file = resolve_path(path) / CONFIG_FILE
     if not file.is_file():
         return {}
-    return {"policy_history": ("policy_path", int(read_json(file).get("n_obs_steps", 1)))}
+    steps = read_json(file).get("n_obs_steps", 1)
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise mismatch(
+            ErrorCode.CHECKPOINT_INVALID,
+            f"n_obs_steps in {file}",
+            found=repr(steps),
+            expected="a whole number of at least 1",
+        )
+    return {"policy_history": ("policy_path", steps)}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-TASKS = ("pusht",)
 QUALITY = {"pusht": "", "aloha": "--embodiment aloha"}
 """Tasks whose world model ``worldforge quality`` measures, and the options that make it theirs."""
 TRAINING: dict[str, dict[str, str]] = {
@@ -663,7 +662,7 @@ def _delegate(
     prog: str,
     parsed: argparse.Namespace,
     rest: list[str],
-    tasks: Collection[str] = TASKS,
+    tasks: Collection[str],
 ) -> int:
     """Run a module that has ``add_arguments(parser)`` and ``run(args) -> int``."""
     if parsed.task is None:

@@ -181,6 +181,7 @@ def _action_rows(robot: Embodiment, facts: PolicyFacts | None) -> Iterator[Actio
             own = _span(min(ends), max(ends), "")
         if trained is not None and index < len(trained.low):
             seen = _span(*_extent(trained, index, scale, offset), unit)
+            seen += "" if trained.exact else " (mean and deviation)"
         yield ActionRow(
             index=index,
             joint=joint.name,
@@ -275,7 +276,7 @@ def _feature_mismatches(
 def _unit_mismatches(
     robot: Embodiment, facts: PolicyFacts, policy: str
 ) -> Iterator[WorldForgeError]:
-    for field, joint, extent, meaning in _trained(robot, facts):
+    for field, joint, extent, meaning, exact in _trained(robot, facts):
         low, high = joint.min_position, joint.max_position
         if low is None or high is None:
             continue
@@ -283,7 +284,7 @@ def _unit_mismatches(
         slack = BEYOND * span
         if meaning == "relative":
             low, high = -span, span
-        if extent[0] < low - slack or extent[1] > high + slack:
+        if not _possible(extent, low - slack, high + slack, exact):
             unit = _si(joint)
             yield mismatch(
                 ErrorCode.EMBODIMENT_MISMATCH,
@@ -293,10 +294,24 @@ def _unit_mismatches(
             )
 
 
+def _possible(extent: tuple[float, float], low: float, high: float, exact: bool) -> bool:
+    """Whether data of this extent can lie between ``low`` and ``high``.
+
+    Of an extent that is mean and deviation: what stays within bounds has at most the variance of
+    the two bounds themselves, (mean - low) (high - mean) (Bhatia and Davis 2000).
+    """
+    if exact:
+        return low <= extent[0] and extent[1] <= high
+    mean, deviation = (extent[0] + extent[1]) / 2, (extent[1] - extent[0]) / 2
+    return low <= mean <= high and deviation**2 <= (mean - low) * (high - mean)
+
+
 def _trained(
     robot: Embodiment, facts: PolicyFacts
-) -> Iterator[tuple[str, Joint, tuple[float, float], str]]:
-    """Field, joint, extent in SI, and whether that is absolute or relative; known ones only."""
+) -> Iterator[tuple[str, Joint, tuple[float, float], str, bool]]:
+    """Field, joint, extent in SI, whether that is absolute or relative, and whether it is exact;
+    known ones only.
+    """
     joints = {joint.name: joint for joint in robot.joints}
     action = robot.policy.action
     vectors: list[tuple[str, str, Sequence[str], Sequence[float], Sequence[float], str]] = [
@@ -312,21 +327,22 @@ def _trained(
         if statistics is None or len(statistics.low) != len(names):
             continue
         for index, (name, scale, offset) in enumerate(zip(names, scales, offsets, strict=True)):
-            yield field, joints[name], _extent(statistics, index, scale, offset), meaning
+            extent = _extent(statistics, index, scale, offset)
+            yield field, joints[name], extent, meaning, statistics.exact
 
 
 def _notes(robot: Embodiment, facts: PolicyFacts) -> Iterator[str]:
     yield f"the policy is of type {facts.type} and looks at {facts.history} observation(s)"
     middle = {
         joint.name: round(sum(extent) / 2, 3)
-        for field, joint, extent, _ in _trained(robot, facts)
+        for field, joint, extent, _, _ in _trained(robot, facts)
         if field != "action"
     }
     if set(middle) == set(robot.joint_names):
         start = [middle[name] for name in robot.joint_names]
         yield f"the middle of the states that it was trained on, in m or rad: {start}"
-    for field, joint, extent, _ in _trained(robot, facts):
-        if joint.min_position is None or joint.max_position is None:
+    for field, joint, extent, meaning, _ in _trained(robot, facts):
+        if meaning == "relative" or joint.min_position is None or joint.max_position is None:
             continue
         used = (extent[1] - extent[0]) / (joint.max_position - joint.min_position)
         if used < UNUSED:

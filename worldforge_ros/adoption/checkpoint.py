@@ -51,11 +51,13 @@ class Feature:
 @dataclass(frozen=True)
 class Statistics:
     """Least and greatest value of each dimension of a vector in the training data, policy units;
-    where only mean and standard deviation are known, two deviations about the mean.
+    where only mean and standard deviation are known (``exact`` false), one deviation about the
+    mean.
     """
 
     low: FloatArray
     high: FloatArray
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def _extent(held: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> Statis
     if low is not None and high is not None:
         return Statistics(low, high)
     if mean is not None and std is not None:
-        return Statistics(mean - 2.0 * std, mean + 2.0 * std)
+        return Statistics(mean - std, mean + std, exact=False)
     return None
 
 

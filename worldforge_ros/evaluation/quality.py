@@ -80,6 +80,13 @@ def run(args: argparse.Namespace) -> int:
             found=embodiment.scoring.history,
             expected="1: a planner that looks back is evaluated with worldforge evaluate",
         )
+    if embodiment.name not in _EPISODES:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--embodiment",
+            found=embodiment.name,
+            expected=f"one of {', '.join(_EPISODES)}, which have episodes to measure on",
+        )
     options = LeWMOptions(device=args.device, threads=args.threads)
     folder = args.world_model or f"package://worldforge_ros/models/{embodiment.name}/world_model"
     scorer = load_lewm(resolve_path(folder), embodiment, options)

@@ -33,8 +33,13 @@ class MockRobotNode(Node):
             "m or rad a joint; [0.0]: 0 where a joint can be there, else the middle of its range",
         )
         camera_rate = parameters.number(
-            "camera_rate", 10.0, "pictures a second of every camera", minimum=0.1, maximum=100.0
+            "camera_rate",
+            0.0,
+            "pictures a second of every camera; 0: one for every step of the policy",
+            minimum=0.0,
+            maximum=100.0,
         )
+        camera_rate = camera_rate or min(100.0, 1.0 / embodiment.policy.step)
         joint_rate = parameters.number(
             "joint_state_rate", 50.0, "joint states a second", minimum=1.0, maximum=100.0
         )

@@ -193,6 +193,7 @@ class PlannerNode(Node):
         self._history = ObservationHistory(duration=2.0 + scored)
         self._messages: dict[int, ObservationMsg] = {}
         self._epoch = 0
+        self._plan_epoch = 0
         self._sequence = 0
         self._executing: ActionChunk | None = None
         self._refused = 0
@@ -226,7 +227,14 @@ class PlannerNode(Node):
         if refused or message.epoch != self._epoch or message.mode != GateStatus.ARMED:
             self._seam.forget()
         self._epoch = message.epoch
-        if message.mode != GateStatus.ARMED:
+        executing = self._executing
+        # Approvals come on another topic: a status may be from before the last one.
+        earlier = (
+            executing is not None
+            and message.epoch == executing.epoch
+            and message.verdict_sequence < executing.sequence
+        )
+        if message.mode != GateStatus.ARMED and not earlier:
             self._executing = None
 
     def _on_approved(self, message: ActionChunkMsg) -> None:
@@ -286,6 +294,7 @@ class PlannerNode(Node):
             raise
         newest = self._history.newest()
         age = (self.get_clock().now().nanoseconds - newest.stamp) / NANOSECONDS
+        self._plan_epoch = self._epoch
         ticket = self._cycle.start(newest, age, time.monotonic())
         if self._cycle.stage is Stage.SCORING:
             self._ask_for_costs()
@@ -334,6 +343,13 @@ class PlannerNode(Node):
                 "proposed candidates.shape",
                 found=list(candidates.shape),
                 expected="(1, samples, horizon, joints)",
+            )
+        if candidates.shape[3] != len(self._embodiment.joints):
+            raise mismatch(
+                ErrorCode.ACTION_DIM_MISMATCH,
+                "proposed candidates.shape",
+                found=list(candidates.shape),
+                expected=f"(1, samples, horizon, {len(self._embodiment.joints)})",
             )
         if tuple(response.joint_names) != self._embodiment.joint_names:
             raise mismatch(
@@ -429,6 +445,7 @@ class PlannerNode(Node):
             return
         self._pending = None
         sequence = self._publish_chunk(trace)
+        self._arrivals.finished(self.get_clock().now().nanoseconds)
         if trace.error is None:
             self._diagnostics.ok()
         elif trace.error.code in STARTING and not self._sequence:
@@ -470,6 +487,10 @@ class PlannerNode(Node):
         if trace.choice is None:
             return 0
         self._sequence += 1
+        now = self.get_clock().now().nanoseconds
+        if trace.rests:
+            # Nothing executes: no action is late, and none has to wait for an arrival expected.
+            trace.stamp = max(self._arrivals.sent(now), trace.observation.stamp)
         chunk = ActionChunk(
             stamp=trace.stamp,
             embodiment=self._embodiment.name,
@@ -477,7 +498,8 @@ class PlannerNode(Node):
             step=trace.step,
             actions=trace.candidates[trace.choice.index].astype(np.float64),
             source=trace.sources[trace.choice.index],
-            epoch=self._epoch,
+            # A plan that was under way while the gate was stopped must not pass as a new one.
+            epoch=self._plan_epoch,
             sequence=self._sequence,
             observation_stamp=trace.observation.stamp,
             cost=trace.choice.cost,
@@ -487,7 +509,6 @@ class PlannerNode(Node):
         sent(self._seam, chunk, trace.proposed[trace.choice.index])
         if chunk.source == "supplied":
             self._supplied.chosen()
-        self._arrivals.published(self.get_clock().now().nanoseconds)
         return self._sequence
 
 

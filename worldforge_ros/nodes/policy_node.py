@@ -85,7 +85,8 @@ class PolicyNode(ModelNode[Policy]):
             minimum=1,
             maximum=MAX_CANDIDATES,
         )
-        self._history = ObservationHistory(duration=10.0)
+        # As many as any policy looks at; pictures are large.
+        self._history = ObservationHistory(duration=2.0 + 16 * self.embodiment.policy.step)
         self._goal = b""
         self._resets = 0
         self._reset_due = False

@@ -74,8 +74,8 @@ class SafetyGateNode(Node):
         )
         reliability = parameters.text(
             "sensor_reliability",
-            "reliable",
-            "quality of service of joint states",
+            "best_effort",
+            "quality of service of joint states; with reliable a lost one holds newer ones back",
             choices=("reliable", "best_effort"),
         )
         self._period = 1.0 / rate

@@ -72,7 +72,9 @@ class ScoreNode(ModelNode[Scorer]):
             "warmup_blocks", 3, "blocks of the warm-up candidates", minimum=1, maximum=64
         )
         self._goal: tuple[ImageArray, int] | None = None
-        self._history = ObservationHistory(duration=30.0)
+        self._history = ObservationHistory(
+            duration=2.0 + 16 * self.embodiment.scoring.block_duration
+        )
         self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.CHUNK)
         self.create_subscription(Image, "goal_image", self._on_goal, qos.LATCHED)
         self.open_service(ScoreCandidates, "score_candidates", self._on_score)

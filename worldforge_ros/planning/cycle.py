@@ -71,6 +71,7 @@ class Trace:
     step: float = 0.0
     sources: tuple[str, ...] = ()
     stamp: int = 0
+    rests: bool = False
     reachable: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
     costs: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
     choice: Choice | None = None
@@ -183,6 +184,7 @@ class PlanningCycle:
         handover = self._hand_over(candidates, trace.step, trace.observation)
         self._handover = handover
         trace.candidates, trace.stamp = handover.candidates, handover.stamp
+        trace.rests = handover.rests
         trace.reachable, trace.proposed = handover.reachable, handover.proposed
         trace.sources = (self._config.source,) * len(candidates) + handover.extras
 

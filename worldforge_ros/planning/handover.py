@@ -12,6 +12,7 @@ candidate begins when it arrives, with its first action.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ FloatArray = npt.NDArray[np.float64]
 
 REST_SPEED = 0.01
 """m/s or rad/s: a robot whose joints are all slower rests."""
+_CYCLES = 5
 REACH_MARGIN = 1.01
 """A gate that compares exactly must not refuse what was found reachable: float32 rounding."""
 
@@ -37,7 +39,8 @@ class Handover:
     ``candidates`` (S, H, J) float32, m or rad; ``stamp`` in ns is when action 0 is due;
     ``reachable`` (S,) says which ones the robot can get onto; ``first`` is the first action that is
     new. ``proposed`` (S, H, J) is what they were before past actions and seam. The last ones are of
-    other sources than the rest, named by ``extras``.
+    other sources than the rest, named by ``extras``. Where the robot ``rests``, nothing executes,
+    and the chunk may begin whenever it gets there.
     """
 
     candidates: npt.NDArray[np.float32]
@@ -46,28 +49,35 @@ class Handover:
     reachable: npt.NDArray[np.bool_]
     proposed: npt.NDArray[np.float32]
     extras: tuple[str, ...] = ()
+    rests: bool = False
 
 
 class ArrivalEstimate:
-    """When a chunk will reach the gate: the slowest of the last cycles, slowly forgotten.
+    """When a chunk will reach the gate: the slowest of the last five cycles, and the way there.
 
     Times are ns of ROS time, so that it also fits a simulation that is not in real time.
     """
 
     def __init__(self, initial: float = 0.1, transport: float = 0.02) -> None:
-        self._expected = seconds_to_ns(initial)
+        self._took = deque([seconds_to_ns(initial)], maxlen=_CYCLES)
         self._transport = seconds_to_ns(transport)
         self._since: int | None = None
 
     def arrival(self, now: int) -> int:
         """When what is decided on from ``now`` on will arrive; starts a measurement."""
         self._since = now
-        return now + self._expected + self._transport
+        return now + max(self._took) + self._transport
 
-    def published(self, now: int) -> None:
-        """The chunk was published at ``now``."""
+    def sent(self, now: int) -> int:
+        """When a chunk that is sent ``now`` will arrive."""
+        return now + self._transport
+
+    def finished(self, now: int) -> None:
+        """The cycle ended, with a chunk or without: a slow one must not be remembered for ever
+        where no chunk can be sent because of it.
+        """
         if self._since is not None:
-            self._expected = max(now - self._since, round(0.9 * self._expected), 0)
+            self._took.append(max(now - self._since, 0))
             self._since = None
 
 
@@ -112,7 +122,7 @@ def hand_over(
     before = setpoint_at(executing, hold, stamp + first * period - 1)
     if first == horizon:
         nothing_left = np.zeros(len(spliced), dtype=np.bool_)
-        return Handover(spliced, stamp, first, nothing_left, candidates)
+        return Handover(spliced, stamp, first, nothing_left, candidates, rests=rests)
     mixed = seam.mix(spliced, stamp, step, first, executing, hold)
     limits = np.array(
         [np.inf if j.max_velocity is None else j.max_velocity for j in embodiment.joints]
@@ -124,5 +134,10 @@ def hand_over(
     made_here[0] = True
     reachable = np.all(moves[:, made_here] * REACH_MARGIN <= limits * step, axis=(1, 2))
     return Handover(
-        mixed.candidates, stamp, first, np.asarray(reachable, dtype=np.bool_), candidates
+        mixed.candidates,
+        stamp,
+        first,
+        np.asarray(reachable, dtype=np.bool_),
+        candidates,
+        rests=rests,
     )

@@ -40,7 +40,7 @@ class JointPort:
         self._diagnostics = diagnostics
         self._frame_id = frame_id
         self._stamp = stamp
-        self._publisher = node.create_publisher(JointState, topic, qos.sensor("reliable", depth=20))
+        self._publisher = node.create_publisher(JointState, topic, qos.sensor("reliable", depth=1))
         node.create_subscription(Float64MultiArray, "joint_commands", self._on_commands, qos.CHUNK)
         node.create_subscription(
             JointTrajectory, "joint_trajectory", self._on_trajectory, qos.CHUNK
@@ -61,6 +61,7 @@ class JointPort:
     def _on_commands(self, message: Float64MultiArray) -> None:
         try:
             self._robot.command(np.asarray(message.data, dtype=np.float64))
+            self._diagnostics.ok()
         except Exception as error:
             self._diagnostics.unexpected(error, "taking joint_commands")
 

@@ -17,6 +17,7 @@ from rclpy.task import Future
 
 from worldforge_ros.errors import WorldForgeError
 
+EXIT_FAILED = 1
 EXIT_START_FAILED = 2
 
 T = TypeVar("T")

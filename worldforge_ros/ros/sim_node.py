@@ -205,7 +205,13 @@ class SimNode(Node, Generic[AnyWorld], metaclass=abc.ABCMeta):
             drawing = picture_next and self._publish_clock and self._artist.busy
             if drawing and self._pace.wait(self._wall.now().nanoseconds, robot.steps):
                 break
-            robot.step()
+            try:
+                robot.step()
+            except Exception as error:
+                # MuJoCo gives up on a world whose numbers ran away.
+                self.diagnostics.unexpected(error, "simulating")
+                self.exit_code = runtime.EXIT_FAILED
+                return
             if robot.steps % self._clock_steps:
                 continue
             if self._publish_clock:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from worldforge_ros.training.aloha_play import IMAGE_SIZE
+from worldforge_ros.training.aloha_play import IMAGE_SIZE, WHOLE_KINDS
 from worldforge_ros.training.dataset import list_episodes, load_episode
 from worldforge_ros.training.keypoints import (
     add_fit_arguments,
@@ -160,7 +160,8 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(args.seed)
     folder = Path(args.data)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = list_episodes(Path(args.demos))
+    # A branch begins with a picture of another episode, which may be held out.
+    paths = list_episodes(Path(args.demos), WHOLE_KINDS)
     # Every tenth, so that all kinds are among them.
     held = load_pictures(paths[::10])
     images, places = load_pictures([path for i, path in enumerate(paths) if i % 10])

@@ -165,7 +165,7 @@ def fit(task: Task, args: argparse.Namespace) -> None:
     log = (work / "policy_training.jsonl").open("a" if start else "w")
     policy.train()
     began = time.monotonic()
-    total = 0.0
+    total, summed = 0.0, 0
     for step in tracked("steps", range(start, args.steps), args.steps):
         batch = task.batch(rng)
         pads = batch.pop("action_is_pad").to(place)
@@ -179,16 +179,17 @@ def fit(task: Task, args: argparse.Namespace) -> None:
         schedule.step()
         average.update(policy)
         total += loss.item()
+        summed += 1
         if (step + 1) % args.log_every == 0 or step + 1 == args.steps:
             averaged = task.make(str(place))
             average.write_to(averaged)
             row = {
                 "step": step + 1,
-                "loss": total / ((step - start) % args.log_every + 1),
+                "loss": total / summed,
                 "held_out": task.held_out(averaged.eval(), preprocessor),
                 "seconds": round(time.monotonic() - began, 1),
             }
-            total = 0.0
+            total, summed = 0.0, 0
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(json.dumps(row), flush=True)

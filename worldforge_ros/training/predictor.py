@@ -143,7 +143,7 @@ def train_predictor(
     share = args.batch // 2 if len(branches) else 0
     rollout = Rollout(model)
     began = time.monotonic()
-    total = torch.zeros(2)
+    total, summed = torch.zeros(2), 0
     place = frozen.embeddings.device
     with track("predictor", args.steps, first) as advance:
         for step in range(first, args.steps):
@@ -163,9 +163,10 @@ def train_predictor(
             optimizer.step()
             schedule.step()
             total += torch.tensor([error.item(), state_error.item()])
+            summed += 1
             if (step + 1) % args.evaluate_every == 0 or step + 1 == args.steps:
-                mean = total / ((step - first) % args.evaluate_every + 1)
-                total = torch.zeros(2)
+                mean = total / summed
+                total, summed = torch.zeros(2), 0
                 entry = {
                     "step": step + 1,
                     "seconds": round(time.monotonic() - began, 1),
