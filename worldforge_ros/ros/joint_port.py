@@ -40,7 +40,7 @@ class JointPort:
         self._diagnostics = diagnostics
         self._frame_id = frame_id
         self._stamp = stamp
-        self._publisher = node.create_publisher(JointState, topic, qos.sensor("reliable", depth=1))
+        self._publisher = node.create_publisher(JointState, topic, qos.sensor("reliable", depth=20))
         node.create_subscription(Float64MultiArray, "joint_commands", self._on_commands, qos.CHUNK)
         node.create_subscription(
             JointTrajectory, "joint_trajectory", self._on_trajectory, qos.CHUNK
