@@ -79,15 +79,21 @@ class ObservationNode(Node):
     def _on_joint_state(self, message: JointState) -> None:
         stamp = convert.stamp_to_ns(message.header.stamp)
         self._aligner.add_joint_state(stamp, message.name, message.position, message.velocity)
+        if self._waiting is not None:
+            # A picture may have overtaken the joint state of its moment.
+            self._observe()
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         image = convert.image_from_msg(message, f"camera {camera}")
         self._aligner.add_image(camera, convert.stamp_to_ns(message.header.stamp), image)
+        self._observe()
+
+    def _observe(self) -> None:
         try:
             observation = self._aligner.observe(self.get_clock().now().nanoseconds)
         except WorldForgeError as error:
-            # Another camera's frame of the same moment may be on its way; the watch reports
-            # silence.
+            # Another camera's frame or the joint state of the same moment may be on its way; the
+            # watch reports silence.
             self._waiting = error
             return
         if observation is None:
