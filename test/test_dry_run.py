@@ -55,7 +55,7 @@ def test_joints_follow_perfectly_within_their_speed() -> None:
 
 def test_where_joints_start() -> None:
     robot = load_embodiment("aloha")
-    middle = (0.021 + 0.057) / 2
+    middle = (0.0184 + 0.0581) / 2
     expected = [middle if name.endswith("gripper") else 0.0 for name in robot.joint_names]
     np.testing.assert_allclose(MockJoints(robot).position, expected)
     for bad, named in (([0.0], "14 finite numbers"), ([0.0] * 14, "left_gripper is 0.0")):
