@@ -16,12 +16,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.errors import WorldForgeError
 from worldforge_ros.recording.progress import track
 from worldforge_ros.simulation.aloha import CONTROL_STEP, PHYSICS_STEP, AlohaSimulation
 from worldforge_ros.training.aloha_expert import Expert, Style
-from worldforge_ros.training.dataset import episode_path, load_arrays, save_episode
-from worldforge_ros.training.demos import FIRST_TRAINING_SEED
+from worldforge_ros.training.dataset import (
+    FIRST_TRAINING_SEED,
+    episode_path,
+    load_arrays,
+    save_episode,
+    seeds_to_record,
+)
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -111,16 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is missing; returns the exit status."""
-    if args.start_seed < FIRST_TRAINING_SEED:
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            "--start-seed",
-            found=args.start_seed,
-            expected=f"{FIRST_TRAINING_SEED} or more: lower ones belong to evaluation",
-        )
+    seeds, missing = seeds_to_record(args.out, "demo", args.start_seed, args.episodes)
     world, expert = AlohaSimulation(), Expert()
-    seeds = range(args.start_seed, args.start_seed + args.episodes)
-    missing = [seed for seed in seeds if not episode_path(args.out, "demo", seed).exists()]
     solved = 0
     with track("demo", len(seeds), len(seeds) - len(missing)) as advance:
         for seed in missing:

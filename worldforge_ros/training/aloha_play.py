@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import load_embodiment
-from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.errors import WorldForgeError
 from worldforge_ros.recording.progress import track
 from worldforge_ros.safety.limits import limits_of
 from worldforge_ros.simulation.aloha import (
@@ -45,11 +45,13 @@ from worldforge_ros.training.aloha_expert import (
     Style,
 )
 from worldforge_ros.training.dataset import (
+    FIRST_TRAINING_SEED,
     Episode,
     episode_path,
     list_episodes,
     load_episode,
     save_episode,
+    seeds_to_record,
 )
 from worldforge_ros.training.tasks import task_of
 
@@ -59,8 +61,6 @@ ImageArray = npt.NDArray[np.uint8]
 WHOLE_KINDS = ("demo", "play", "explore")
 KINDS = (*WHOLE_KINDS, "branch")
 BRANCH_STEPS = 50
-FIRST_TRAINING_SEED = 100_000
-"""Evaluation uses lower seeds; nothing is recorded for training from those."""
 IMAGE_EVERY = 10
 IMAGE_SIZE = (96, 128)
 """Height and width of the pictures that are kept."""
@@ -311,15 +311,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is missing; returns the exit status."""
-    if args.start_seed < FIRST_TRAINING_SEED:
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            "--start-seed",
-            found=args.start_seed,
-            expected=f"{FIRST_TRAINING_SEED} or more: lower ones belong to evaluation",
-        )
-    seeds = range(args.start_seed, args.start_seed + args.episodes)
-    missing = [seed for seed in seeds if not episode_path(args.out, args.kind, seed).exists()]
+    seeds, missing = seeds_to_record(args.out, args.kind, args.start_seed, args.episodes)
     studio = Studio()
     sources = list_episodes(args.out, WHOLE_KINDS) if args.kind == "branch" else []
     solved = 0

@@ -67,6 +67,26 @@ EPISODE_KINDS = ("demo", "play", "explore", "policy", "branch")
 been done from a moment of one of those."""
 
 
+FIRST_TRAINING_SEED = 100_000
+"""Evaluation uses lower seeds; nothing is recorded for training from those."""
+
+
+def seeds_to_record(folder: Path, kind: str, start: int, episodes: int) -> tuple[range, list[int]]:
+    """The seeds whose episodes of ``kind`` shall exist in ``folder``, and those that do not yet.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for seeds that belong to evaluation.
+    """
+    if start < FIRST_TRAINING_SEED:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--start-seed",
+            found=start,
+            expected=f"{FIRST_TRAINING_SEED} or more: lower ones belong to evaluation",
+        )
+    seeds = range(start, start + episodes)
+    return seeds, [seed for seed in seeds if not episode_path(folder, kind, seed).exists()]
+
+
 def list_episodes(folder: Path, kinds: Sequence[str] = EPISODE_KINDS) -> list[Path]:
     """Episode files of these kinds, sorted by name.
 

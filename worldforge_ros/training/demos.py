@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import load_embodiment
-from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.policies.base import Policy
 from worldforge_ros.recording.progress import track
@@ -32,12 +31,18 @@ from worldforge_ros.simulation.pusht import (
     UNITS_PER_METRE,
     PushTSimulation,
 )
-from worldforge_ros.training.dataset import EPISODE_KINDS, Episode, episode_path, save_episode
+from worldforge_ros.training.dataset import (
+    FIRST_TRAINING_SEED,
+    Episode,
+    episode_path,
+    save_episode,
+    seeds_to_record,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
-FIRST_TRAINING_SEED = 100_000
-"""Evaluation uses lower seeds; nothing is recorded for training from those."""
+KINDS = ("demo", "play", "explore", "policy")
+"""What can be recorded here."""
 FIRST_RECOVERY_SEED = 200_000
 """From here on a demonstration starts where random pushing left the block."""
 TICKS = round(CONTROL_STEP / PHYSICS_STEP)
@@ -428,7 +433,7 @@ def _make(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the demonstration recorder."""
     parser.add_argument("--out", type=Path, default=Path("data/pusht/demos"), help="folder")
-    parser.add_argument("--kind", choices=EPISODE_KINDS, default="demo")
+    parser.add_argument("--kind", choices=KINDS, default="demo")
     parser.add_argument(
         "--policy",
         default="package://worldforge_ros/models/pusht/policy",
@@ -442,15 +447,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record what is missing; returns the exit status."""
-    if args.start_seed < FIRST_TRAINING_SEED:
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            "--start-seed",
-            found=args.start_seed,
-            expected=f"{FIRST_TRAINING_SEED} or more: lower ones belong to evaluation",
-        )
-    seeds = range(args.start_seed, args.start_seed + args.episodes)
-    missing = [seed for seed in seeds if not episode_path(args.out, args.kind, seed).exists()]
+    seeds, missing = seeds_to_record(args.out, args.kind, args.start_seed, args.episodes)
     solved = 0
     make = partial(
         _make, kind=args.kind, folder=args.out, max_steps=args.max_steps, policy=args.policy
