@@ -188,13 +188,22 @@ def test_a_chunk_survives_the_round_trip() -> None:
         sequence=9,
         observation_stamp=7_000_000_000,
         cost=1.5,
+        margin=0.25,
         model_id="p w",
     )
     after = convert.chunk_from_msg(convert.chunk_to_msg(before, "base"))
     np.testing.assert_array_equal(after.actions, before.actions)
     for name in ("stamp", "embodiment", "joint_names", "step", "source", "epoch", "sequence"):
         assert getattr(after, name) == getattr(before, name)
-    assert (after.observation_stamp, after.cost, after.model_id) == (7_000_000_000, 1.5, "p w")
+    assert (after.observation_stamp, after.model_id) == (7_000_000_000, "p w")
+    assert (after.cost, after.margin) == (1.5, 0.25)
+
+
+def test_a_chunk_without_a_runner_up_has_no_margin_on_either_side() -> None:
+    chunk = ActionChunk(1, "pusht", PUSHT.joint_names, 0.1, np.zeros((1, 2)), "policy", 1, 1, 1)
+    message = convert.chunk_to_msg(chunk, "base")
+    assert math.isnan(message.margin)
+    assert math.isnan(convert.chunk_from_msg(message).margin)
 
 
 @given(st.integers(0, 2**62))

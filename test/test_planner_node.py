@@ -184,6 +184,7 @@ def test_the_cheapest_candidate_is_sent_with_the_whole_trace(
     assert chunk.header.frame_id == "base"
     assert (chunk.embodiment, chunk.source, chunk.model_id) == ("pusht", "policy", "p-1 w-1")
     assert chunk.cost == pytest.approx(1.0)
+    assert chunk.margin == pytest.approx(1.0)
 
     later = stage.report()
     assert later.sequence == report.sequence + 1

@@ -243,6 +243,7 @@ class Planner:
             sequence=self._sequence,
             observation_stamp=newest.stamp,
             cost=choice.cost,
+            margin=choice.margin,
             model_id=model.model_id,
         )
         sent(self.seam, chunk, proposals[choice.index])

@@ -42,6 +42,7 @@ from worldforge_ros.planning.selection import PLANNERS, needs_costs
 from worldforge_ros.planning.sources import Offer, Supplied, check_extra_sources, offer, sent
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
+from worldforge_ros.ros.heartbeat import HeartbeatPublisher
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.srv import ProposeActions, ScoreCandidates
 
@@ -219,6 +220,7 @@ class PlannerNode(Node):
         # Deadlines run in wall time: they must pass also when simulated time stands still.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.02, self._expire, clock=steady)
+        self._heartbeat = HeartbeatPublisher(self)
 
     def _on_gate(self, message: GateStatus) -> None:
         refused = message.verdict == "REJECTED" and message.verdict_sequence != self._refused
@@ -503,6 +505,7 @@ class PlannerNode(Node):
             sequence=self._sequence,
             observation_stamp=trace.observation.stamp,
             cost=trace.choice.cost,
+            margin=trace.choice.margin,
             model_id=" ".join(trace.models),
         )
         self._chunks.publish(convert.chunk_to_msg(chunk, self._frame_id))

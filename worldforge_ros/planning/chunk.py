@@ -15,7 +15,9 @@ class ActionChunk:
     time.
 
     ``stamp`` is when the first action is due, ``step`` the seconds between two actions. Action k is
-    held from ``stamp + k * step`` to ``stamp + (k + 1) * step``.
+    held from ``stamp + k * step`` to ``stamp + (k + 1) * step``. ``cost`` is the world model's,
+    lower is better, NaN when unscored; ``margin`` the runner-up's cost minus it, NaN when there is
+    none.
     """
 
     stamp: int
@@ -28,4 +30,5 @@ class ActionChunk:
     sequence: int
     observation_stamp: int
     cost: float = math.nan
+    margin: float = math.nan
     model_id: str = ""

@@ -274,6 +274,7 @@ def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> ActionChunkMsg:
         sequence=chunk.sequence,
         observation_stamp=ns_to_stamp(chunk.observation_stamp),
         cost=float(chunk.cost),
+        margin=float(chunk.margin),
         model_id=chunk.model_id,
     )
 
@@ -294,6 +295,7 @@ def chunk_from_msg(message: ActionChunkMsg) -> ActionChunk:
         sequence=message.sequence,
         observation_stamp=stamp_to_ns(message.observation_stamp),
         cost=message.cost,
+        margin=message.margin,
         model_id=message.model_id,
     )
 

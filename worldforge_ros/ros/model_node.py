@@ -19,6 +19,7 @@ from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.process import keep_freed_memory, quiet_openmp
 from worldforge_ros.ros.convert import reply_error
 from worldforge_ros.ros.diagnostics import Diagnostics
+from worldforge_ros.ros.heartbeat import HeartbeatPublisher
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.ros.runtime import EXIT_START_FAILED, Worker
 
@@ -31,6 +32,9 @@ class ModelNode(LifecycleNode, Generic[M]):
 
     With ``autostart`` both happen by themselves, and a model that cannot be loaded ends the process
     with one clear line; without, a failed transition is reported and the node stays unconfigured.
+
+    The node's heartbeat beats while it is active and its executor turns: to a gate that listens, a
+    policy that is loading or was deactivated is as lost as one that died.
     """
 
     def __init__(self, name: str) -> None:
@@ -51,6 +55,7 @@ class ModelNode(LifecycleNode, Generic[M]):
         self.model: M | None = None
         self._loaded: M | None = None
         self._active = False
+        self._heartbeat = HeartbeatPublisher(self, lambda: self._active)
         self._worker: Worker[Any] = Worker(self, "model")
         self._aside: Worker[Any] = Worker(self, "aside")
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -180,6 +185,12 @@ class ModelNode(LifecycleNode, Generic[M]):
         self._active = False
         self.diagnostics.set(model="inactive")
         return super().on_deactivate(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Answer no more: shutting down from active does not deactivate first."""
+        self._active = False
+        self.diagnostics.set(model="shut down")
+        return super().on_shutdown(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drop the model."""

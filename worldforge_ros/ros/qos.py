@@ -12,6 +12,24 @@ CHUNK = QoSProfile(
 )
 """Chunks, observations and commands: the newest wins."""
 
+STOPS = tuple(
+    QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=100,
+        reliability=reliability,
+        durability=durability,
+    )
+    for reliability, durability in (
+        (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE),
+        (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE),
+        (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL),
+    )
+)
+"""A protective stop is heard whoever says it: the first of these matches every publisher, the
+second loses nothing of a reliable one, the third has what was said before. Deep enough that a
+release does not push the press before it out of the queue.
+"""
+
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -27,6 +45,14 @@ REPORT = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 """Reports that a recorder wants all of."""
+
+HEARTBEAT = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=10,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""Signs of life: a late one is worth nothing, so none is repeated."""
 
 
 def sensor(reliability: str, depth: int = 5) -> QoSProfile:
