@@ -20,6 +20,7 @@ CENTRE = (0.0, -30.0, 40.0, 20.0, 0.0, 30.0)
 SIZE = (96, 128)
 FILLED_IN = {
     "task: TODO": "task: put the cube into the box",
+    "max_jerk: TODO": "max_jerk: unlimited",
     "front:\n    topic: TODO": "front:\n    topic: camera/front/image_raw",
     "wrist:\n    topic: TODO": "wrist:\n    topic: camera/wrist/image_raw",
     "joint_state_topic: TODO": "joint_state_topic: joint_states",
@@ -27,7 +28,7 @@ FILLED_IN = {
     "offset: TODO": "offset: 0",
     "meaning: TODO": "meaning: absolute",
 }
-"""What only a person knows: topics, degrees, the gripper's 0 to 100, the meaning of actions."""
+"""What only a person knows: jerk, topics, degrees, the gripper's 0 to 100, the actions' meaning."""
 
 
 def write_dataset(folder: Path, names: tuple[str, ...] = JOINTS, suffix: str = ".pos") -> Path:

@@ -94,9 +94,11 @@ def test_the_example_arm(capfd: pytest.CaptureFixture[str]) -> None:
     robot = read_urdf(URDF)
     assert robot.name == "so101_like"
     assert tuple(item.joint.name for item in robot.joints) == JOINTS
-    assert robot.joints[0].joint == Joint("shoulder_pan", "revolute", -1.91986, 1.91986, 3.0)
+    assert robot.joints[0].joint == Joint(
+        "shoulder_pan", "revolute", -1.91986, 1.91986, 3.0, 20.0, 20.0, None
+    )
     # <limit> says -0.17 to 1.75, <safety_controller> 0 to 1.7.
-    assert robot.joints[5].joint == Joint("gripper", "revolute", 0.0, 1.7, 3.0)
+    assert robot.joints[5].joint == Joint("gripper", "revolute", 0.0, 1.7, 3.0, 20.0, 20.0, None)
     assert robot.left_out == {}
     assert capfd.readouterr() == ("", ""), "the parser's remarks on <ros2_control> stay inside"
 
@@ -151,6 +153,30 @@ def test_what_the_file_does_not_say_is_not_invented(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("attributes", "bounds"),
+    [
+        ("", {"max_acceleration": "TODO", "max_jerk": "TODO"}),
+        ('deceleration="7"', {"max_acceleration": "TODO", "max_deceleration": 7.0}),
+        ('acceleration="5" deceleration="5.0" jerk="90"', {"max_acceleration": 5.0}),
+        (
+            'acceleration="5" deceleration="7" jerk="90"',
+            {"max_acceleration": 5.0, "max_deceleration": 7.0, "max_jerk": 90.0},
+        ),
+    ],
+)
+def test_accelerations_are_drafted_from_a_urdf_that_has_them(
+    described: Path, tmp_path: Path, attributes: str, bounds: dict[str, Any]
+) -> None:
+    limits = limit(-1, 1).replace("/>", f" {attributes}/>")
+    facts = replace(read_policy(described), action_size=1)
+    made = draft_embodiment(read_urdf(urdf(tmp_path, joint("j", "revolute", limits))), facts, ["j"])
+    (entry,) = yaml.safe_load(made.text)["joints"]
+    keys = ("max_acceleration", "max_deceleration", "max_jerk")
+    expected = {"max_jerk": 90.0 if "jerk" in attributes else "TODO", **bounds}
+    assert {key: entry[key] for key in keys if key in entry} == expected
+
+
+@pytest.mark.parametrize(
     ("content", "named"),
     [
         ("<robot", "not readable"),
@@ -180,6 +206,7 @@ def test_what_a_person_must_say_is_left_open_and_nothing_else(
     assert made.joints == JOINTS
     assert made.todo == (
         "task",
+        *(f"joints[{index}].max_jerk" for index in range(6)),
         "cameras.front.topic",
         "observation.joint_state_topic",
         "policy.features.observation.state.scale",
@@ -203,6 +230,8 @@ def test_what_a_person_must_say_is_left_open_and_nothing_else(
         "min_position": 0.0,
         "max_position": 1.7,
         "max_velocity": 3.0,
+        "max_acceleration": 20.0,
+        "max_jerk": "TODO",
     }
 
 
@@ -289,6 +318,8 @@ def test_a_missing_limit_is_null_and_a_hostile_name_stays_a_name(
         "min_position": None,
         "max_position": None,
         "max_velocity": None,
+        "max_acceleration": "TODO",
+        "max_jerk": "TODO",
     }
     assert document["joints"][1]["max_velocity"] is None
 
@@ -575,7 +606,7 @@ def test_from_nothing_to_a_right_file(
     init += ["--dataset", str(dataset), "--out", str(out), "--json"]
     assert cli.main(init) == 0
     said = capsys.readouterr().out
-    assert "to fill in, 9 fields" in said
+    assert "to fill in, 15 fields" in said
     assert json.loads(said.splitlines()[-1])["joints"] == list(JOINTS)
     check = ["embodiment", "check", str(out), "--policy", str(policy), "--json"]
     assert cli.main(check) == 1

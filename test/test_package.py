@@ -19,7 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 EXECUTABLES = [
     line.split(" = ") for line in (ROOT / "executables.txt").read_text().splitlines() if "=" in line
 ]
-ROS_MODULES = {"rclpy", "sensor_msgs", "std_msgs", "std_srvs", "trajectory_msgs", "diagnostic_msgs"}
+ROS_MODULES = {
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "std_srvs",
+    "trajectory_msgs",
+    "geometry_msgs",
+    "visualization_msgs",
+    "diagnostic_msgs",
+}
 
 
 @pytest.mark.parametrize(("name", "target"), EXECUTABLES)

@@ -19,6 +19,9 @@ from worldforge_ros.resources import share_dir
 TODO = "TODO"
 """A value that begins with this is for a person to fill in; no such file is accepted."""
 
+UNLIMITED = "unlimited"
+"""Stands for a bound that a joint deliberately does not have."""
+
 JointType = Literal["revolute", "continuous", "prismatic"]
 Quantity = Literal["position", "velocity"]
 ActionMeaning = Literal["absolute", "relative"]
@@ -28,7 +31,10 @@ ActionMeaning = Literal["absolute", "relative"]
 class Joint:
     """One joint; radians for ``revolute`` and ``continuous``, metres for ``prismatic``.
 
-    A bound that the file leaves out is ``None``: the gate refuses to arm such a joint.
+    Accelerations are per second squared, ``max_jerk`` per second cubed; infinity where the file
+    says ``unlimited``. ``max_deceleration`` is how hard the joint can brake, ``max_acceleration``
+    where the file leaves it out. Any other bound that it leaves out is ``None``: the gate refuses
+    to arm such a joint.
     """
 
     name: str
@@ -36,6 +42,9 @@ class Joint:
     min_position: float | None
     max_position: float | None
     max_velocity: float | None
+    max_acceleration: float | None = None
+    max_deceleration: float | None = None
+    max_jerk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -151,9 +160,67 @@ class WorldModelSpec:
         return self.step * self.block
 
 
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class EndEffector:
+    """A point that the workspace bounds: two or three prismatic ``joints`` that are its x, y and z
+    (z is 0 where only two are given), or the origin of a ``link`` of the URDF.
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    link: str | None
+
+
+@dataclass(frozen=True)
+class Box:
+    """Corners of a box in metres; infinite where a side has no bound."""
+
+    min: Point
+    max: Point
+
+
+@dataclass(frozen=True)
+class KeepOut:
+    """A box that no end effector may enter."""
+
+    name: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class ArmShape:
+    """An arm as capsules of ``radius`` metres between the origins of consecutive links."""
+
+    name: str
+    links: tuple[str, ...]
+    radius: float
+
+
+@dataclass(frozen=True)
+class WorkspaceSpec:
+    """Where the robot may be, in metres in ``frame``, which is a link where links are named.
+
+    ``polygon`` is seen from above, empty where there is none; ``min_arm_distance`` is between the
+    surfaces of any two of ``arms``.
+    """
+
+    frame: str
+    end_effectors: tuple[EndEffector, ...]
+    box: Box | None
+    polygon: tuple[tuple[float, float], ...]
+    keep_out: tuple[KeepOut, ...]
+    arms: tuple[ArmShape, ...]
+    min_arm_distance: float | None
+
+
 @dataclass(frozen=True)
 class Embodiment:
-    """A validated embodiment file; ``world_model`` is None where nothing is scored."""
+    """A validated embodiment file; ``world_model`` is None where nothing is scored, ``workspace``
+    where only the joints are limited.
+    """
 
     name: str
     task: str
@@ -163,6 +230,7 @@ class Embodiment:
     tracking: Tracking
     policy: PolicySpec
     world_model: WorldModelSpec | None
+    workspace: WorkspaceSpec | None = None
 
     @property
     def scoring(self) -> WorldModelSpec:
@@ -214,6 +282,21 @@ class _Section:
     def section(self, key: str) -> _Section:
         return _Section(self.raw(key), self.where(key))
 
+    def sections(self, key: str) -> tuple[_Section, ...]:
+        """An optional list of mappings, each with a ``name`` of its own."""
+        self._read.add(key)
+        value = self._data.get(key)
+        if value is None:
+            return ()
+        where = self.where(key)
+        if not isinstance(value, list) or not value:
+            raise _invalid(where, value, "a non-empty list")
+        sections = tuple(_Section(item, f"{where}[{index}]") for index, item in enumerate(value))
+        names = [section.text("name") for section in sections]
+        if len(set(names)) != len(names):
+            raise _invalid(where, names, "names without duplicates")
+        return sections
+
     def text(self, key: str) -> str:
         value = self.raw(key)
         if not isinstance(value, str) or not value.strip():
@@ -232,6 +315,13 @@ class _Section:
     def optional_number(self, key: str, *, positive: bool = False) -> float | None:
         self._read.add(key)
         return self.number(key, positive=positive) if self.has(key) else None
+
+    def optional_bound(self, key: str) -> float | None:
+        """A number above 0, or infinity for the word ``unlimited``."""
+        self._read.add(key)
+        if self._data.get(key) == UNLIMITED:
+            return math.inf
+        return self.optional_number(key, positive=True)
 
     def integer(self, key: str, *, minimum: int) -> int:
         value = self.raw(key)
@@ -288,12 +378,16 @@ def _number(value: object, where: str, *, positive: bool = False) -> float:
 
 def _joint(data: object, path: str) -> Joint:
     section = _Section(data, path)
+    acceleration = section.optional_number("max_acceleration", positive=True)
     joint = Joint(
         name=section.text("name"),
         type=cast(JointType, section.choice("type", ("revolute", "continuous", "prismatic"))),
         min_position=section.optional_number("min_position"),
         max_position=section.optional_number("max_position"),
         max_velocity=section.optional_number("max_velocity", positive=True),
+        max_acceleration=acceleration,
+        max_deceleration=section.optional_number("max_deceleration", positive=True) or acceleration,
+        max_jerk=section.optional_bound("max_jerk"),
     )
     section.done()
     low, high = joint.min_position, joint.max_position
@@ -452,6 +546,105 @@ def _proprio(section: _Section, joints: int) -> WorldModelProprio | None:
     return WorldModelProprio(cast(tuple[Quantity, ...], quantities), scale)
 
 
+def _workspace(top: _Section, joints: tuple[Joint, ...]) -> WorkspaceSpec | None:
+    if not top.has("workspace"):
+        top.forget("workspace")
+        return None
+    section = top.section("workspace")
+    spec = WorkspaceSpec(
+        frame=section.text("frame"),
+        end_effectors=tuple(_end_effector(e, joints) for e in section.sections("end_effectors")),
+        box=_box(section.section("box")) if section.has("box") else None,
+        polygon=_polygon(section),
+        keep_out=tuple(_keep_out(entry) for entry in section.sections("keep_out")),
+        arms=tuple(_arm(entry) for entry in section.sections("arms")),
+        min_arm_distance=section.optional_number("min_arm_distance", positive=True),
+    )
+    section.forget("box")
+    section.done()
+    if not spec.end_effectors and (spec.box or spec.polygon or spec.keep_out or not spec.arms):
+        raise _invalid("workspace.end_effectors", "absent", "the points that are bounded")
+    if (spec.min_arm_distance is None) != (not spec.arms) or len(spec.arms) == 1:
+        raise _invalid(
+            "workspace.arms",
+            f"{len(spec.arms)} with min_arm_distance {spec.min_arm_distance}",
+            "two or more with min_arm_distance, or neither",
+        )
+    return spec
+
+
+def _end_effector(section: _Section, joints: tuple[Joint, ...]) -> EndEffector:
+    name = section.text("name")
+    if section.has("link"):
+        effector = EndEffector(name, (), section.text("link"))
+    else:
+        names = section.names("joints")
+        sliding = [joint.name for joint in joints if joint.type == "prismatic"]
+        if len(names) not in (2, 3) or not set(names) <= set(sliding):
+            raise _invalid(
+                section.where("joints"),
+                list(names),
+                f"two or three prismatic joints, of {sliding}, or a link",
+            )
+        effector = EndEffector(name, names, None)
+    section.done()
+    return effector
+
+
+def _box(section: _Section) -> Box:
+    low, high = _corner(section, "min", -math.inf), _corner(section, "max", math.inf)
+    section.done()
+    if all(math.isinf(value) for value in (*low, *high)):
+        raise _invalid(section.where("min"), "without a number, as max is", "a bound on a side")
+    for axis, (least, greatest) in enumerate(zip(low, high, strict=True)):
+        if least >= greatest:
+            where = f"{section.where('min')}[{axis}]"
+            raise _invalid(where, least, f"below max[{axis}] {greatest}")
+    return Box(low, high)
+
+
+def _corner(section: _Section, key: str, unbounded: float) -> Point:
+    """x, y and z, or x and y; null and an absent z have no bound."""
+    value, where = section.raw(key), section.where(key)
+    if not isinstance(value, list) or len(value) not in (2, 3):
+        raise _invalid(where, value, "[x, y] or [x, y, z], with null for a side without bound")
+    numbers = [unbounded if item is None else _number(item, where) for item in value]
+    x, y, z = (*numbers, unbounded)[:3]
+    return (x, y, z)
+
+
+def _keep_out(section: _Section) -> KeepOut:
+    return KeepOut(section.text("name"), _box(section))
+
+
+def _polygon(section: _Section) -> tuple[tuple[float, float], ...]:
+    if not section.has("polygon"):
+        section.forget("polygon")
+        return ()
+    value, where = section.raw("polygon"), section.where("polygon")
+    if not isinstance(value, list) or len(value) < 3:
+        raise _invalid(where, value, "a list of three corners or more")
+    corners = []
+    for index, corner in enumerate(value):
+        if not isinstance(corner, list) or len(corner) != 2:
+            raise _invalid(f"{where}[{index}]", corner, "[x, y]")
+        x, y = (_number(item, f"{where}[{index}]") for item in corner)
+        corners.append((x, y))
+    return tuple(corners)
+
+
+def _arm(section: _Section) -> ArmShape:
+    arm = ArmShape(
+        name=section.text("name"),
+        links=section.names("links"),
+        radius=section.number("radius", positive=True),
+    )
+    section.done()
+    if len(arm.links) < 2:
+        raise _invalid(section.where("links"), list(arm.links), "two links or more")
+    return arm
+
+
 def unfilled(data: object, path: str = "") -> tuple[str, ...]:
     """Every field of a parsed YAML document whose value begins with :data:`TODO`, in file order."""
     if isinstance(data, Mapping):
@@ -491,6 +684,7 @@ def parse_embodiment(data: object) -> Embodiment:
         tracking=_tracking(top.section("tracking")),
         policy=_policy(top.section("policy"), names, cameras),
         world_model=_world_model(top, names, cameras),
+        workspace=_workspace(top, joints),
     )
     observation.done()
     top.done()

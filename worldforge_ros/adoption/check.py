@@ -19,6 +19,7 @@ from worldforge_ros.adoption.checkpoint import (
 )
 from worldforge_ros.embodiment import (
     TODO,
+    UNLIMITED,
     Embodiment,
     ImageFeature,
     Joint,
@@ -28,8 +29,8 @@ from worldforge_ros.embodiment import (
     unfilled,
 )
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.safety.gate import ReasonCode
 from worldforge_ros.safety.limits import limits_of
+from worldforge_ros.safety.reasons import ReasonCode
 
 BEYOND = 0.1
 """How far, as a share of a joint's range, training data may lie outside it: calibrations differ."""
@@ -99,7 +100,9 @@ def check_embodiment(file: str | Path, policy: str | Path | None = None) -> Find
     problems = [
         Problem(
             str(ReasonCode.LIMITS_INCOMPLETE),
-            f"limit {field} is absent; expected a number, since the gate does not arm without",
+            f"limit {field} is absent; expected a number"
+            + (f" or '{UNLIMITED}'" if field.endswith(".max_jerk") else "")
+            + ", since the gate does not arm without",
         )
         for field in limits_of(robot).missing
     ]

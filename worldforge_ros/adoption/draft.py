@@ -14,7 +14,7 @@ import yaml
 
 from worldforge_ros.adoption.checkpoint import POSITION_SUFFIX, Feature, PolicyFacts
 from worldforge_ros.adoption.urdf import UrdfJoint, UrdfRobot
-from worldforge_ros.embodiment import TODO, unfilled
+from worldforge_ros.embodiment import TODO, UNLIMITED, Joint, unfilled
 from worldforge_ros.errors import ErrorCode, mismatch
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*")
@@ -26,6 +26,12 @@ _UNITS = """\
   #   0 to 100 for a to b rad or m      scale 100 / (b - a), offset -100 * a / (b - a)
   # LeRobot's SO-100 and SO-101 record degrees or -100 to 100 of the calibrated range, and 0 to 100
   # for the gripper, as the recording was configured: no file of a checkpoint tells which."""
+
+_DYNAMICS = f"""\
+# max_acceleration: what the drive is set to or its data sheet says, or how fast the velocities in
+#   joint_states change in the fastest motion that you allow. The gate counts on it to stop a joint
+#   before its limit: rather too low than too high. max_deceleration is the same where left out.
+# max_jerk: a number from the same places, or `{UNLIMITED}`: the gate then checks no jerk."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ def _joint_lines(
 ) -> Iterator[str]:
     yield "# Radians, metres and per second, from the URDF. Exporters write placeholders: compare"
     yield "# every limit with the robot, the velocities above all; they are what the gate allows."
+    yield _DYNAMICS
     own = policy.names.get("action", ())
     if not sure:
         yield "# In the URDF's order: the policy's files do not name its actions as the URDF does."
@@ -145,10 +152,20 @@ def _joint_lines(
         note = _comment("; ".join(item.notes))
         if joint.type == "continuous" and joint.min_position is None:
             yield f"    max_velocity: {_number(joint.max_velocity)}{note}"
-            continue
-        yield f"    min_position: {_number(joint.min_position)}{note}"
-        yield f"    max_position: {_number(joint.max_position)}"
-        yield f"    max_velocity: {_number(joint.max_velocity)}"
+        else:
+            yield f"    min_position: {_number(joint.min_position)}{note}"
+            yield f"    max_position: {_number(joint.max_position)}"
+            yield f"    max_velocity: {_number(joint.max_velocity)}"
+        yield from _dynamic_lines(joint)
+
+
+def _dynamic_lines(joint: Joint) -> Iterator[str]:
+    """Few URDFs have these, and nothing in the others tells them."""
+    braking, speeding_up = joint.max_deceleration, joint.max_acceleration
+    yield f"    max_acceleration: {TODO if speeding_up is None else repr(speeding_up)}"
+    if braking is not None and braking != speeding_up:
+        yield f"    max_deceleration: {braking!r}"
+    yield f"    max_jerk: {TODO if joint.max_jerk is None else repr(joint.max_jerk)}"
 
 
 def _camera_lines(policy: PolicyFacts) -> Iterator[str]:

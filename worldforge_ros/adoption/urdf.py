@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from worldforge_ros.embodiment import Joint, JointType
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 
 MOVABLE = ("revolute", "continuous", "prismatic")
+DYNAMIC = ("acceleration", "deceleration", "jerk")
+"""Attributes of ``<limit>`` since URDF 1.2."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ def read_urdf(path: Path) -> UrdfRobot:
     """Read the joints of a URDF file; ``fixed`` ones are not mentioned.
 
     Bounds are the tighter of ``<limit>`` and ``<safety_controller>``. A range of 0 to 0 counts as
-    not given, since that is what absent attributes mean; so does a velocity of 0.
+    not given, since that is what absent attributes mean; so does a velocity of 0. The attributes
+    ``acceleration``, ``deceleration`` and ``jerk`` of URDF 1.2 are read in a file of any version
+    that ``urdf_parser_py`` takes (1.0); ``deceleration`` is ``acceleration`` where it is absent.
 
     :raises WorldForgeError: ``URDF_INVALID``, or ``DEPENDENCY_MISSING`` without ``urdf_parser_py``.
     """
@@ -64,12 +69,13 @@ def read_urdf(path: Path) -> UrdfRobot:
     except (ParseError, SyntaxError, ValueError, AssertionError) as error:
         text = " ".join(str(error).split())
         raise _invalid(str(path), f"not readable ({text})", "a URDF document") from error
+    dynamic = _dynamic_limits(content)
     joints, left_out = [], {}
     for item in robot.joints:
         if item.mimic is not None:
             left_out[item.name] = f"it mimics {item.mimic.joint}"
         elif item.type in MOVABLE:
-            joints.append(_joint(item, path))
+            joints.append(_joint(item, dynamic.get(item.name, {}), path))
         elif item.type != "fixed":
             left_out[item.name] = f"no joint controller moves a joint of type {item.type}"
     if not joints:
@@ -80,7 +86,20 @@ def read_urdf(path: Path) -> UrdfRobot:
     return UrdfRobot(str(robot.name), tuple(joints), left_out)
 
 
-def _joint(item: Any, path: Path) -> UrdfJoint:
+def _dynamic_limits(content: bytes) -> dict[str, dict[str, str]]:
+    """The attributes of each joint's ``<limit>`` that ``urdf_parser_py`` 0.0.4 leaves out: ignoring
+    a bound that is in the file would let the joint do more than its author allows.
+    """
+    return {
+        joint.get("name", ""): {
+            key: value for key in DYNAMIC if (value := limit.get(key)) is not None
+        }
+        for joint in ET.fromstring(content).findall("joint")
+        for limit in joint.findall("limit")
+    }
+
+
+def _joint(item: Any, dynamic: Mapping[str, str], path: Path) -> UrdfJoint:
     where = f"{path}: joint {item.name}"
     notes: list[str] = []
     limit, safety = item.limit, item.safety_controller
@@ -106,8 +125,32 @@ def _joint(item: Any, path: Path) -> UrdfJoint:
         raise _invalid(f"{where} limit velocity", velocity, "0 or more")
     if not velocity:
         notes.append("the URDF gives no velocity")
-    kind = cast(JointType, item.type)
-    return UrdfJoint(Joint(item.name, kind, lower, upper, velocity or None), tuple(notes))
+    acceleration, deceleration, jerk = (
+        _positive(dynamic.get(key), f"{where} limit {key}") for key in DYNAMIC
+    )
+    joint = Joint(
+        name=item.name,
+        type=cast(JointType, item.type),
+        min_position=lower,
+        max_position=upper,
+        max_velocity=velocity or None,
+        max_acceleration=acceleration,
+        max_deceleration=deceleration or acceleration,
+        max_jerk=jerk,
+    )
+    return UrdfJoint(joint, tuple(notes))
+
+
+def _positive(text: str | None, where: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise _invalid(where, f"'{text}'", "a finite number above 0")
+    return number
 
 
 def _range(low: object, high: object, where: str) -> tuple[float, float] | None:

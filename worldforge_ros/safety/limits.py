@@ -1,4 +1,4 @@
-"""Joint limits as arrays, and the envelope that bounds how fast set-points may wander."""
+"""Joint limits as arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import Embodiment, Joint
-from worldforge_ros.observation import NANOSECONDS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -24,11 +23,11 @@ Chunks travel as float32: 0.512 becomes 0.51200002 in float64. One float32 round
 
 @dataclass(frozen=True, eq=False)
 class JointLimits:
-    """Limits (J,) float64 in contract order: m or rad, and m/s or rad/s.
+    """Limits (J,) float64 in contract order: m or rad, and per second, squared and cubed.
 
-    A bound that the embodiment leaves out is filled so that *nothing* satisfies it, and is named in
-    ``missing``: a gate with missing limits cannot be armed, and would refuse every chunk if it
-    were.
+    A ``continuous`` joint has no end; its position counts modulo 2 pi. A bound that the embodiment
+    leaves out is filled so that *nothing* satisfies it, and is named in ``missing``: a gate with
+    missing limits cannot be armed, and would refuse every chunk if it were.
     """
 
     names: tuple[str, ...]
@@ -36,6 +35,10 @@ class JointLimits:
     lower: FloatArray
     upper: FloatArray
     max_velocity: FloatArray
+    max_acceleration: FloatArray
+    max_deceleration: FloatArray
+    max_jerk: FloatArray
+    continuous: npt.NDArray[np.bool_]
     missing: tuple[str, ...]
 
     def outside(self, positions: FloatArray, slack: float = ROUNDING) -> npt.NDArray[np.bool_]:
@@ -44,6 +47,17 @@ class JointLimits:
             positions < self.lower - slack
         )
         return beyond
+
+    def inner(
+        self, margin: float, position: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper bounds (J,), ``margin`` m or rad inside the limits, but not beyond
+        ``position`` (J,).
+        """
+        lower, upper = self.lower + margin, self.upper - margin
+        if position is not None:
+            lower, upper = np.minimum(lower, position), np.maximum(upper, position)
+        return lower, upper
 
     def rounded(self, positions: FloatArray) -> FloatArray:
         """``positions`` (..., J) that are not :meth:`outside`, without the excess of rounding.
@@ -54,6 +68,27 @@ class JointLimits:
         if self.outside(positions).any():
             raise ValueError("rounded() is for positions inside the limits only")
         return np.clip(positions, self.lower, self.upper)
+
+    def unwrapped(self, positions: FloatArray, reference: FloatArray | None) -> FloatArray:
+        """``positions`` (..., R, J) with continuous joints on the turn nearest to ``reference``
+        (J,), and each further row on the turn nearest to the row before it.
+        """
+        joints = self.continuous
+        if not joints.any() or not positions.shape[-2]:
+            return positions
+        columns = positions[..., joints]
+        if reference is not None:
+            lead = np.broadcast_to(reference[joints], (*columns.shape[:-2], 1, columns.shape[-1]))
+            columns = np.concatenate([lead, columns], axis=-2)
+        turned = np.unwrap(columns, axis=-2)
+        result = positions.copy()
+        result[..., joints] = turned if reference is None else turned[..., 1:, :]
+        return result
+
+    def nearest(self, position: FloatArray, reference: FloatArray) -> FloatArray:
+        """``position`` (J,) with continuous joints on the turn nearest to ``reference`` (J,)."""
+        turned: FloatArray = self.unwrapped(position[np.newaxis], reference)[0]
+        return turned
 
     def describe(self, joint: int) -> str:
         """The position range of one joint in words."""
@@ -68,7 +103,11 @@ def limits_of(embodiment: Embodiment) -> JointLimits:
         units=tuple("m" if joint.type == "prismatic" else "rad" for joint in joints),
         lower=_frozen([_bound(j, j.min_position, unlimited=-math.inf) for j in joints]),
         upper=_frozen([_bound(j, j.max_position, unlimited=math.inf) for j in joints]),
-        max_velocity=_frozen([0.0 if j.max_velocity is None else j.max_velocity for j in joints]),
+        max_velocity=_frozen([j.max_velocity or 0.0 for j in joints]),
+        max_acceleration=_frozen([j.max_acceleration or 0.0 for j in joints]),
+        max_deceleration=_frozen([j.max_deceleration or 0.0 for j in joints]),
+        max_jerk=_frozen([j.max_jerk or 0.0 for j in joints]),
+        continuous=np.array([j.type == "continuous" for j in joints]),
         missing=tuple(text for joint in joints for text in _missing(joint)),
     )
 
@@ -81,7 +120,12 @@ def _bound(joint: Joint, value: float | None, *, unlimited: float) -> float:
 
 
 def _missing(joint: Joint) -> list[str]:
-    needed = {"max_velocity": joint.max_velocity}
+    needed = {
+        "max_velocity": joint.max_velocity,
+        "max_acceleration": joint.max_acceleration,
+        "max_deceleration": joint.max_deceleration,
+        "max_jerk": joint.max_jerk,
+    }
     if joint.type != "continuous":
         needed |= {"min_position": joint.min_position, "max_position": joint.max_position}
     return [f"{joint.name}.{field}" for field, value in needed.items() if value is None]
@@ -91,38 +135,3 @@ def _frozen(values: Sequence[float]) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     array.setflags(write=False)
     return array
-
-
-@dataclass(frozen=True, eq=False)
-class Envelope:
-    """How far set-points have moved, over any stretch of the past at once.
-
-    ``high`` at time t is the minimum over all past set-points s(u) of s(u) + max_velocity (t - u),
-    ``low`` likewise the maximum of s(u) - max_velocity (t - u): a set-point between ``low - b`` and
-    ``high + b`` is never further than b from what the velocity limit allows since any past moment.
-    Each is one number per joint, whatever the length of the past.
-    """
-
-    position: FloatArray
-    high: FloatArray
-    low: FloatArray
-    time: int
-
-    @classmethod
-    def at(cls, position: FloatArray, time: int) -> Envelope:
-        """An envelope without a past: the robot stands at ``position`` (J,) at ``time`` ns."""
-        return cls(position, position, position, time)
-
-    def reach(self, max_velocity: FloatArray, time: int) -> tuple[FloatArray, FloatArray]:
-        """``low`` and ``high`` at ``time`` ns, the present set-point being kept until then."""
-        travel = max_velocity * (max(0, time - self.time) / NANOSECONDS)
-        low = np.maximum(self.low - travel, self.position)
-        high = np.minimum(self.high + travel, self.position)
-        return low, high
-
-    def moved(self, position: FloatArray, max_velocity: FloatArray, time: int) -> Envelope:
-        """The envelope after the set-point became ``position`` (J,) at ``time`` ns."""
-        low, high = self.reach(max_velocity, time)
-        return Envelope(
-            position, np.minimum(high, position), np.maximum(low, position), max(time, self.time)
-        )
