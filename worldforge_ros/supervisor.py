@@ -20,6 +20,7 @@ from typing import IO, TextIO
 from worldforge_ros.bringup import NodeSpec, ParameterValue
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, fitted
+from worldforge_ros.security import enclave_of
 
 EXIT_FAILED = 1
 LAST_LINES = 20
@@ -79,6 +80,7 @@ def node_command(spec: NodeSpec) -> Command:
     """The command line that runs ``spec`` in this interpreter."""
     argv = [sys.executable, "-m", spec.module, "--ros-args"]
     argv += ["-r", f"__node:={spec.name}", "-r", f"__ns:={spec.namespace}"]
+    argv += ["--enclave", enclave_of(spec.name)]
     for source, target in spec.remappings:
         argv += ["-r", f"{source}:={target}"]
     for name, value in spec.parameters.items():

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from launch import Action, LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
 from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 
 from worldforge_ros.bringup import NodeSpec, Task, bring_up, find_task
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.resources import PACKAGE
+from worldforge_ros.security import DISCOVERY_RANGE, LOCAL_DISCOVERY, enclave_of
 
 
 def describe(name: str) -> LaunchDescription:
     """The arguments of the task called ``name``, then the nodes for their values.
+
+    Discovery is limited to this host unless the environment says how far it goes.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` when there is no such task.
     """
@@ -28,7 +36,10 @@ def describe(name: str) -> LaunchDescription:
         )
         for argument in task.arguments
     ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes, args=[task])])
+    local = SetEnvironmentVariable(
+        DISCOVERY_RANGE, EnvironmentVariable(DISCOVERY_RANGE, default_value=LOCAL_DISCOVERY)
+    )
+    return LaunchDescription([*arguments, local, OpaqueFunction(function=_nodes, args=[task])])
 
 
 def _nodes(context: LaunchContext, task: Task) -> list[Node]:
@@ -60,6 +71,7 @@ def node(spec: NodeSpec) -> Node:
         namespace=spec.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remappings),
+        ros_arguments=["--enclave", enclave_of(spec.name)],
         additional_env=dict(spec.env),
         output="screen",
         on_exit=ended,
