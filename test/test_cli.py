@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["up", "--help"], ["demo", "--help"], ["bench", "--help"], ["version", "--help"]],
+    [
+        ["--help"],
+        ["up", "--help"],
+        ["demo", "--help"],
+        ["bench", "--help"],
+        ["version", "--help"],
+        ["gate", "watch", "--help"],
+    ],
 )
 def test_help_has_an_example_and_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
@@ -44,7 +52,7 @@ print("HEAVY", sorted(heavy), status)
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["up"], ["train"], ["train", "policy"], ["evaluate"], ["quality"]]
+    "arguments", [[], ["up"], ["train"], ["train", "policy"], ["evaluate"], ["quality"], ["gate"]]
 )
 def test_an_incomplete_command_explains_itself(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
@@ -295,6 +303,53 @@ def test_a_module_that_is_absent_is_one_clear_line(
     error = capsys.readouterr().err
     assert error.startswith("worldforge: DEPENDENCY_MISSING: ")
     assert "no_such_module" in error
+
+
+@pytest.fixture
+def gate_watch(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+    module = ModuleType("worldforge_ros.ros.gate_watch")
+
+    def watch(**options: Any) -> int:
+        calls.append(options)
+        return 1
+
+    module.watch = watch  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+    return calls
+
+
+def test_gate_watch_passes_its_options_and_the_status_on(
+    gate_watch: list[dict[str, Any]],
+) -> None:
+    assert cli.main(["gate", "watch"]) == 1
+    arguments = ["gate", "watch", "--once", "--json", "--timeout", "2.5", "--namespace", "/left"]
+    assert cli.main(arguments) == 1
+    assert gate_watch == [
+        {"once": False, "as_json": False, "timeout": 5.0, "namespace": ""},
+        {"once": True, "as_json": True, "timeout": 2.5, "namespace": "/left"},
+    ]
+    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "1e9"])
+def test_gate_watch_refuses_a_timeout_that_is_none(
+    gate_watch: list[dict[str, Any]], timeout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["gate", "watch", "--once", f"--timeout={timeout}"]) == cli.EXIT_USAGE
+    assert "--timeout is" in capsys.readouterr().err
+    assert cli.main(["gate", "watch", "stray"]) == cli.EXIT_USAGE
+    assert gate_watch == []
+
+
+def test_gate_watch_without_ros_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "worldforge_ros.ros.gate_watch", raising=False)
+    monkeypatch.setitem(sys.modules, "rclpy", None)
+    assert cli.main(["gate", "watch"]) == cli.EXIT_FAILED
+    assert capsys.readouterr().err.startswith("worldforge: DEPENDENCY_MISSING: ")
 
 
 def test_version_as_json(capsys: pytest.CaptureFixture[str]) -> None:

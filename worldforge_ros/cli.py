@@ -22,6 +22,7 @@ from worldforge_ros import __version__
 from worldforge_ros.bringup import TASKS as BRINGUPS
 from worldforge_ros.bringup import bring_up, find_task
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.security import discover_locally
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -242,6 +243,35 @@ def _parser() -> argparse.ArgumentParser:
             "--json", action="store_true", help="print one JSON object as the last line"
         )
 
+    gate = _command(
+        commands,
+        "gate",
+        _run_gate,
+        "look at the safety gate",
+        "worldforge gate watch",
+    )
+    gate_verbs = gate.add_subparsers(title="verbs", metavar="VERB")
+    watch = _command(
+        gate_verbs,
+        "watch",
+        _run_gate_watch,
+        "mode of the gate, last verdict, what to do, counters, latencies, heartbeats",
+        "worldforge gate watch --once --json",
+    )
+    watch.add_argument("--once", action="store_true", help="print one status and exit")
+    watch.add_argument(
+        "--timeout",
+        type=float,
+        default=5.0,
+        help="with --once: seconds to wait for a status; exit status 1 if none came (5)",
+    )
+    watch.add_argument(
+        "--namespace", default="", help="namespace of the gate, such as /left_arm (none)"
+    )
+    watch.add_argument(
+        "--json", action="store_true", help="print one JSON object a line for each change"
+    )
+
     version = _command(
         commands, "version", _run_version, "versions of everything involved", "worldforge version"
     )
@@ -386,7 +416,7 @@ def _supervise(
 
     specs = bring_up(find_task(task), arguments)
     # Between two runs on one machine nothing may mix; a user who wants a network says so.
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    discover_locally(os.environ)
     width = max(len(spec.name) for spec in specs)
     console = Console(sys.stdout, width=width, quiet=quiet)
     outcome = Supervisor(
@@ -655,6 +685,43 @@ def _run_embodiment_check(parsed: argparse.Namespace, rest: list[str]) -> int:
     if parsed.json:
         print(json.dumps({**asdict(found), "ok": not found.problems}))
     return EXIT_FAILED if found.problems else EXIT_OK
+
+
+def _run_gate(parsed: argparse.Namespace, rest: list[str]) -> int:
+    _no_rest(rest)
+    print(
+        f"usage: {parsed.prog} {{watch}} ...\n\n{parsed.summary[0].upper()}"
+        f"{parsed.summary[1:]}.\n\nExample: {parsed.example}"
+    )
+    return EXIT_USAGE
+
+
+def _run_gate_watch(parsed: argparse.Namespace, rest: list[str]) -> int:
+    _no_rest(rest)
+    if not 0.0 < parsed.timeout <= 3600.0:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--timeout",
+            found=parsed.timeout,
+            expected="seconds above 0, at most 3600",
+        )
+    # As of `worldforge up`; a user who wants a network says so.
+    discover_locally(os.environ)
+    try:
+        from worldforge_ros.ros.gate_watch import watch
+    except ModuleNotFoundError as error:
+        raise mismatch(
+            ErrorCode.DEPENDENCY_MISSING,
+            f"python module {error.name}",
+            found="absent",
+            expected="a sourced workspace: . ./env.sh",
+        ) from error
+    return watch(
+        once=parsed.once,
+        as_json=parsed.json,
+        timeout=parsed.timeout,
+        namespace=parsed.namespace,
+    )
 
 
 def _delegate(
