@@ -20,7 +20,8 @@ INTRODUCTION = """# Parameters
 
 Written by `python scripts/parameter_reference.py > docs/parameters.md`; a test compares it with the
 nodes.
-All parameters are read-only: they are set at start, with `-p name:=value` or a parameter file.
+They are set at start, with `-p name:=value` or a parameter file, and are read-only. Those of the
+gate's checks can be changed while the gate is not armed.
 """
 
 

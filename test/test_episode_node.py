@@ -86,6 +86,9 @@ def running(ros: Ros, *nodes: NodeSpec, **changed: float) -> Iterator[NodeProces
                 # The hashes are another test's subject; no checkpoint is needed here.
                 del parameters["policy_path"], parameters["model_path"]
                 parameters.update(changed)
+            if spec.name == "safety_gate":
+                # The test plays the policy, and it has no heartbeat.
+                parameters["heartbeats"] = "planner_node"
             name = ("-r", f"__node:={spec.name}")
             process = stack.enter_context(ros.process(spec.executable, *name, **parameters))
         yield process

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
 
+from gate_support import HOME, NAMES, gentle_pusht
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from ros_support import Ros
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
@@ -21,12 +25,9 @@ from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from worldforge_ros.msg import ActionChunk as ActionChunkMsg
-from worldforge_ros.msg import GateStatus
+from worldforge_ros.msg import GateStatus, Heartbeat
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.ros import convert, qos
-
-NAMES = ("pusher_x", "pusher_y")
-HOME = (0.25, 0.25)
 
 
 class Bench:
@@ -116,6 +117,28 @@ class Bench:
         return self.status
 
 
+class Button:
+    """A protective stop that repeats itself, as the gate's lease demands."""
+
+    def __init__(self, ros: Ros, profile: Any) -> None:
+        self.pressed = False
+        self._ros = ros
+        topic = "safety_gate/protective_stop"
+        self._publisher = ros.node.create_publisher(Bool, topic, profile)
+        ros.connected(self._publisher)
+        self._timer = ros.node.create_timer(0.1, self._speak)
+
+    def _speak(self) -> None:
+        self._publisher.publish(Bool(data=self.pressed))
+
+    def silence(self) -> None:
+        self._ros.node.destroy_timer(self._timer)
+
+    def vanish(self) -> None:
+        self.silence()
+        self._ros.node.destroy_publisher(self._publisher)
+
+
 @pytest.fixture
 def bench(ros: Ros) -> Iterator[Bench]:
     bench = Bench(ros)
@@ -164,6 +187,76 @@ def test_executes_a_good_chunk_then_holds_on_silence(bench: Bench) -> None:
     assert 0.0 < reaction < 0.5
 
 
+def test_the_end_of_chunks_is_braked_and_a_long_hold_stops(ros: Ros, tmp_path: Path) -> None:
+    bench = Bench(ros, embodiment=gentle_pusht(tmp_path, 0.5), stop_after_hold=0.5)
+    with bench.gate:
+        bench.arm()
+        bench.ros.spin_for(0.6)
+        assert bench.status.mode == GateStatus.HOLDING, "no chunk came before this hold"
+        # At most 0.5 m/s^2: 0.05 m/s more from step to step.
+        steps = np.minimum(np.arange(1, 11), 5) * 0.005
+        path = HOME[0] + np.cumsum(steps)
+        bench.send(bench.message([(x, HOME[1]) for x in path]))
+        bench.mode(GateStatus.HOLDING)
+        ended = time.monotonic()
+        bench.position = (0.47, 0.25)
+        status = bench.mode(GateStatus.STOPPED)
+        assert 0.3 < time.monotonic() - ended < 2.0
+        assert status.reason.startswith("HOLD_TIMEOUT: ")
+        levels = np.array([key for key, _ in groupby(data[0] for _, data in bench.commands)])
+        np.testing.assert_allclose(levels[1:11], path, atol=1e-6)
+        assert levels[-1] == 0.47
+        # 0.25 m/s less half a step of braking leaves 0.225 m/s, or 0.051 m in 0.45 s.
+        braked = levels[10:-1]
+        assert len(braked) > 20
+        assert braked[-1] - path[-1] == pytest.approx(0.225**2 / 2 / 0.5, abs=1e-3)
+        assert (np.diff(braked) > 0.0).all()
+
+
+def test_a_silent_node_makes_the_robot_hold(ros: Ros) -> None:
+    bench = Bench(ros, heartbeats="planner_node", heartbeat_timeout=0.5)
+    with bench.gate:
+        assert "HEARTBEAT_LOST: " in bench.enable(True).message
+        beats = bench.ros.node.create_publisher(Heartbeat, "heartbeat", qos.HEARTBEAT)
+        beating = bench.ros.node.create_timer(
+            0.1, lambda: beats.publish(Heartbeat(node="planner_node"))
+        )
+        bench.arm()
+        assert bench.send(bench.message(ramp(5))).mode == GateStatus.ARMED
+        bench.ros.node.destroy_timer(beating)
+        assert bench.mode(GateStatus.HOLDING).reason.startswith("HEARTBEAT_LOST: ")
+        assert list(bench.send(bench.message([HOME])).reason_codes) == ["HEARTBEAT_LOST"]
+
+
+def test_parameters_are_read_only_while_armed(bench: Bench) -> None:
+    def change(name: str, value: ParameterValue) -> Any:
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+        return bench.ros.call(SetParameters, "safety_gate/set_parameters", request).results[0]
+
+    limit = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=2)
+    wrong = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value="NOT_FINITE=clamp")
+    answer = change("check_policies", wrong)
+    assert not answer.successful
+    assert "NOT_FINITE" in answer.reason
+    assert change("max_horizon", limit).successful
+    bench.arm()
+    answer = change("max_horizon", limit)
+    assert not answer.successful
+    assert "read-only while it is armed" in answer.reason
+    assert list(bench.send(bench.message(ramp(3))).reason_codes) == ["HORIZON_INVALID"]
+    assert bench.send(bench.message(ramp(2))).verdict == "APPROVED"
+
+
+def test_bytes_that_are_no_chunk_are_refused_by_name(bench: Bench) -> None:
+    bench.arm()
+    for data, code in ((b"\x00\x01\x00\x00" + b"\xff" * 64, "MALFORMED"), (b"\0" * 30000, "")):
+        received = bench.status.chunks_received
+        bench.chunks.publish(data)
+        bench.ros.wait_until(lambda n=received: bench.status.chunks_received > n, 5.0, "verdict")
+        assert list(bench.status.reason_codes) == [code or "MESSAGE_TOO_LARGE"]
+    assert bench.send(bench.message(ramp(2))).verdict == "APPROVED"
+
+
 def _bad(bench: Bench) -> dict[str, tuple[ActionChunkMsg, set[str]]]:
     now = bench.ros.node.get_clock().now().nanoseconds
     short = bench.message(ramp(2))
@@ -179,7 +272,7 @@ def _bad(bench: Bench) -> dict[str, tuple[ActionChunkMsg, set[str]]]:
         "huge": (bench.message(np.full((600, 2), 0.25)), {"HORIZON_INVALID"}),
         "position": (
             bench.message([(0.25, 0.25 + 0.09 * k) for k in range(1, 5)]),
-            {"POSITION_LIMIT"},
+            {"POSITION_LIMIT", "WORKSPACE_BOX"},
         ),
         "velocity": (bench.message([HOME, (0.4, 0.25)]), {"VELOCITY_LIMIT"}),
         "jump": (bench.message([(0.4, 0.25)]), {"SEAM_COMMANDED", "SEAM_MEASURED"}),
@@ -243,17 +336,33 @@ def test_a_stop_latches_and_rearm_refuses_what_was_planned_before(bench: Bench) 
 
 
 def test_a_protective_stop_is_obeyed_with_either_durability(bench: Bench) -> None:
-    bench.arm()
     for profile in (qos.LATCHED, qos.CHUNK):
-        button = bench.ros.node.create_publisher(Bool, "safety_gate/protective_stop", profile)
-        bench.ros.wait_until(lambda b=button: b.get_subscription_count() > 0, 10.0)
-        button.publish(Bool(data=True))
-        assert bench.mode(GateStatus.STOPPED).reason.startswith("PROTECTIVE_STOP")
-        assert "PROTECTIVE_STOP" in bench.trigger("rearm").message
-        button.publish(Bool(data=False))
+        button = Button(bench.ros, profile)
+        if bench.status.mode == GateStatus.STOPPED:
+            bench.ros.wait_until(lambda: bench.trigger("rearm").success, 5.0, "rearm")
+        bench.arm()
+        button.pressed = True
+        assert bench.mode(GateStatus.STOPPED).reason.startswith("PROTECTIVE_STOP: ")
+        assert "PROTECTIVE_STOP: " in bench.trigger("rearm").message
+        button.pressed = False
         bench.ros.wait_until(lambda: bench.trigger("rearm").success, 5.0, "rearm")
         bench.mode(GateStatus.HOLDING)
-        bench.ros.node.destroy_publisher(button)
+        button.vanish()
+        assert bench.mode(GateStatus.STOPPED).reason.startswith("PROTECTIVE_STOP_LOST: ")
+        assert "PROTECTIVE_STOP_LOST: " in bench.trigger("rearm").message
+
+
+def test_a_silent_button_stops_once_its_lease_is_over(bench: Bench) -> None:
+    button = Button(bench.ros, qos.LATCHED)
+    bench.arm()
+    bench.ros.spin_for(0.8)
+    assert bench.status.mode == GateStatus.HOLDING
+    button.silence()
+    silent = time.monotonic()
+    status = bench.mode(GateStatus.STOPPED)
+    # The lease is 0.5 s; the button may have spoken 0.1 s before.
+    assert 0.3 < time.monotonic() - silent < 2.0
+    assert status.reason.startswith("PROTECTIVE_STOP_LOST: ")
 
 
 def test_silent_joint_states_stop(bench: Bench) -> None:
@@ -271,7 +380,10 @@ def test_silent_joint_states_stop(bench: Bench) -> None:
     assert all(data == place for _, data in bench.commands[sent:])
 
 
-def test_two_planners_prevent_arming(bench: Bench) -> None:
+def test_arming_needs_exactly_one_planner(bench: Bench) -> None:
+    bench.ros.node.destroy_publisher(bench.chunks)
+    bench.ros.wait_until(lambda: "NO_PUBLISHER" in bench.enable(True).message, 5.0, "refusal")
+    bench.ros.node.create_publisher(ActionChunkMsg, "action_chunk/proposed", qos.CHUNK)
     bench.ros.node.create_publisher(ActionChunkMsg, "action_chunk/proposed", qos.CHUNK)
     bench.ros.wait_until(
         lambda: "MULTIPLE_PUBLISHERS" in bench.enable(True).message, 5.0, "refusal"

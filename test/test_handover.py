@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.observation import Observation
 from worldforge_ros.planning.chunk import ActionChunk
-from worldforge_ros.planning.handover import ArrivalEstimate, hand_over, setpoint_at
+from worldforge_ros.planning.handover import ArrivalEstimate, hand_over, path_before, setpoint_at
 from worldforge_ros.planning.seam import Seam
 
 PUSHT = load_embodiment("pusht")
@@ -49,7 +49,7 @@ def test_past_actions_are_those_that_were_executed() -> None:
 
 
 def test_a_resting_robot_begins_with_the_first_action_on_arrival() -> None:
-    candidates = line(0.21, 0.03)[None].astype(np.float32)
+    candidates = line(0.21, 0.01)[None].astype(np.float32)
     arrival = SEEN + 420 * MS
     result = hand_over(candidates, 0.1, observation(0.0), None, arrival, PUSHT, SWITCH)
     assert (result.stamp, result.first) == (arrival, 0)
@@ -116,3 +116,23 @@ def test_the_estimate_is_the_slowest_of_the_last_five_cycles() -> None:
     estimate.finished(50 * MS)
     assert estimate.arrival(0) == 50 * MS
     assert ArrivalEstimate(transport=0.02).sent(7) == 7 + 20 * MS
+
+
+def test_a_candidate_that_the_gate_would_refuse_later_is_not_reachable() -> None:
+    # Action 5 is 0.15 m from action 4, 1.5 m/s; both chunks begin alike.
+    good = line(0.21, 0.01)
+    fast = good.copy()
+    fast[5:] += 0.15
+    candidates = np.stack([good, fast]).astype(np.float32)
+    result = hand_over(candidates, 0.1, observation(0.0), None, SEEN, PUSHT, SWITCH)
+    assert result.reachable.tolist() == [True, False]
+
+
+def test_the_path_before_a_takeover_is_that_of_what_executes() -> None:
+    # Actions 0.1, 0.2, 0.4 at 0, 0.1 and 0.2 s; asked for 0.05, 0.15 and 0.25 s, then before it.
+    old = chunk(SEEN, np.array([[0.1, 0.0], [0.2, 0.0], [0.4, 0.0]]))
+    path = path_before(old, np.zeros(2), SEEN + 350 * MS, 100 * MS)
+    np.testing.assert_allclose(path[:, 0], [0.15, 0.3, 0.4])
+    early = path_before(old, np.zeros(2), SEEN + 50 * MS, 100 * MS)
+    np.testing.assert_allclose(early[:, 0], [-0.15, -0.05, 0.05])
+    np.testing.assert_array_equal(path_before(None, np.ones(2), SEEN, 1), np.ones((3, 2)))

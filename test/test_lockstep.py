@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.evaluation import command, results
+from worldforge_ros.evaluation import command, loop, results
 from worldforge_ros.evaluation.lockstep import (
     Compared,
     EpisodeResult,
@@ -37,6 +37,7 @@ from worldforge_ros.observation import Observation
 from worldforge_ros.planning.seam import SEAMS, SeamSettings
 from worldforge_ros.planning.search import SearchSettings, search_bridge
 from worldforge_ros.policies.base import Proposal
+from worldforge_ros.safety.config import GateConfig
 from worldforge_ros.safety.gate import SafetyGate
 from worldforge_ros.scorers.base import Scores
 
@@ -354,13 +355,16 @@ def test_a_decision_takes_effect_after_its_latency(
 
 
 def test_a_refused_chunk_is_counted_and_not_executed(
-    pusht: Embodiment, world: PushTSimulation
+    pusht: Embodiment, world: PushTSimulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = Wanderer(jump=0.3, first=0.0)
-    result = run_episode("first", 9000, settings(steps=3), Models(pusht, policy), world)
+    def strict(robot: Embodiment) -> SafetyGate:
+        return SafetyGate(robot, GateConfig(max_horizon=1))
+
+    monkeypatch.setattr(loop, "SafetyGate", strict)
+    result = run_episode("first", 9000, settings(steps=3), Models(pusht, Wanderer()), world)
     # Refused at steps 1 and 2: nothing is executed, so the next step tries again.
     assert (result.decisions, result.rejected_chunks) == (2, 2)
-    assert set(result.rejected) <= {"VELOCITY_LIMIT", "SUSTAINED_VELOCITY"}
+    assert result.rejected == {"HORIZON_INVALID": 2}
     ended = world.position
     world.reset(seed=9000)
     np.testing.assert_allclose(ended, world.position, atol=1e-9)
@@ -369,9 +373,9 @@ def test_a_refused_chunk_is_counted_and_not_executed(
 def test_a_candidate_out_of_reach_is_not_even_proposed_to_the_gate(
     pusht: Embodiment, world: PushTSimulation
 ) -> None:
-    policy = Wanderer(jump=0.3)
-    result = run_episode("first", 9000, settings(steps=3), Models(pusht, policy), world)
-    assert (result.decisions, result.rejected_chunks) == (0, 0)
+    for policy in (Wanderer(jump=0.3), Wanderer(jump=0.3, first=0.0)):
+        result = run_episode("first", 9000, settings(steps=3), Models(pusht, policy), world)
+        assert (result.decisions, result.rejected_chunks) == (0, 0)
     ended = world.position
     world.reset(seed=9000)
     np.testing.assert_allclose(ended, world.position, atol=1e-9)

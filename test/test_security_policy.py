@@ -181,8 +181,19 @@ NAMESPACE = "/tested"
 
 
 def endpoints(ros: Any, name: str) -> set[Right]:
-    """What the graph says of one node."""
-    node = ros.node
+    """What the graph says of one node; nothing while it does not know the node's name, which
+    travels apart from its services.
+    """
+    from rclpy.node import NodeNameNonExistentError
+
+    try:
+        return known_endpoints(ros.node, name)
+    except NodeNameNonExistentError:
+        return set()
+
+
+def known_endpoints(node: Any, name: str) -> set[Right]:
+    """What the graph says of a node whose name it knows."""
     found = {
         "publish": node.get_publisher_names_and_types_by_node,
         "subscribe": node.get_subscriber_names_and_types_by_node,
@@ -222,7 +233,7 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
             before = dict(found)
             found.update({name: endpoints(ros, name) for name, _, _ in wave})
             ros.spin_for(0.5)
-            return before == found
+            return before == found and all(found.values())
 
         ros.wait_until(settled, 30.0, "the graph to come to rest")
     ros.close()

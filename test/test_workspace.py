@@ -291,16 +291,38 @@ def test_random_ways_against_many_points_on_them(rows: Any, before: Any) -> None
     corners = np.array(rows if before is None else [before, *rows])
     share = np.linspace(0, 1, 1201)[:, None]
     ways = [a + (b - a) * share for a, b in pairwise(corners)]
-    points = np.concatenate([*ways, np.array(rows)])
     low, high = 0.25 + 1e-5, 0.625 - 1e-5
+
+    def in_post(points: Any) -> Any:
+        return ((points > low) & (points < high)).all(axis=-1)
+
+    def checked(inside: bool) -> Any:
+        """All points, without the first way where that one may lead ``inside`` or out."""
+        return np.concatenate([*ways[inside:], np.array(rows)])
+
     found = codes(MIXED, rows, before)
-    assert ("KEEP_OUT" in found) == bool(((points > low) & (points < high)).all(axis=1).any())
+    leaves = before is not None and bool(in_post(corners[0]))
+    assert ("KEEP_OUT" in found) == bool(in_post(checked(leaves)).any())
     assert ("WORKSPACE_BOX" in found) == bool((np.array(rows) > 1.0).any())
+    points = checked(before is not None and not within_l(*corners[0]))
     if all(within_l(x + 2e-6, y + 2e-6) and within_l(x - 2e-6, y - 2e-6) for x, y in points):
         assert "WORKSPACE_POLYGON" not in found
     if not all(within_l(x, y) or within_l(x - 2e-6, y - 2e-6) for x, y in points):
         near = [within_l(x - 2e-6, y - 2e-6) or within_l(x + 2e-6, y + 2e-6) for x, y in points]
         assert all(near) or "WORKSPACE_POLYGON" in found
+
+
+def test_a_robot_outside_the_polygon_may_come_back_and_one_in_a_box_come_out() -> None:
+    shape = plane(polygon=L_SHAPE)
+    assert codes(shape, [[0.9, 0.2]], [1.2, 0.2]) == []
+    assert codes(shape, [[0.9, 0.2], [1.1, 0.2]], [1.2, 0.2]) == ["WORKSPACE_POLYGON"]
+    assert codes(shape, [[1.1, 0.2]], [1.2, 0.2]) == ["WORKSPACE_POLYGON"], "not back yet"
+    assert codes(shape, [[1.1, 0.2], [0.9, 0.2]], [1.2, 0.2]) == ["WORKSPACE_POLYGON"]
+    post = plane(keep_out=[{"name": "post", "min": [0.4, 0.4], "max": [0.6, 0.6]}])
+    assert codes(post, [[0.7, 0.5]], [0.5, 0.5]) == []
+    assert codes(post, [[0.55, 0.5]], [0.5, 0.5]) == ["KEEP_OUT"], "not out yet"
+    assert codes(post, [[0.7, 0.5], [0.5, 0.5]], [0.5, 0.5]) == ["KEEP_OUT"]
+    assert codes(post, [[0.7, 0.5], [0.3, 0.5]], [0.5, 0.5]) == ["KEEP_OUT"], "through it again"
 
 
 def test_an_arm_that_swings_through_a_box_between_two_actions() -> None:
@@ -345,6 +367,12 @@ def test_a_way_too_long_to_check_is_refused() -> None:
     assert codes(boxed, far) == ["WORKSPACE_BOX"]
     far[1] = 1e300
     assert codes(boxed, far) == ["WORKSPACE_BOX"]
+    # A turn of the foot by 2 rad and back needs few samples; a hundred of them too many.
+    swing = np.zeros((401, 6))
+    swing[1::2, 0] = 2.0
+    assert codes(boxed, swing[:20]) == []
+    (said,) = boxed.violations(swing, None)
+    assert "too long to be checked at 2048 places" in said.message
 
 
 TWO = """<robot name="two"><link name="base"/>{}</robot>"""

@@ -28,7 +28,7 @@ MODEL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 )
 """For processes that run a model: OpenMP threads that spin starve the other nodes."""
 
-COMMAND_TOPICS = ("joint_commands", "joint_trajectory")
+COMMAND_TOPICS = ("joint_commands", "joint_trajectory", "target_pose")
 """What the gate publishes, one of them."""
 
 LONGEST_RECORDING = 3600.0
@@ -197,8 +197,8 @@ class Task:
                 "command_topic",
                 "text",
                 "",
-                "Where a robot's controller listens to the gate; empty: joint_commands or "
-                "joint_trajectory, as the gate's parameter output says.",
+                "Where a robot's controller listens to the gate; empty: joint_commands, "
+                "joint_trajectory or target_pose, as the gate's parameter output says.",
             ),
             Argument("record", "bool", "false", "Record one episode, write its report and end."),
             Argument(
@@ -355,7 +355,13 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             own(planner="planner", source="source", num_candidates="num_candidates", seed="seed")
             | (_policy_history(str(values["policy_path"])) if has_policy else {}),
         ),
-        _Node("safety_gate_node", "safety_gate", {}, commands=str(values["command_topic"])),
+        _Node(
+            "safety_gate_node",
+            "safety_gate",
+            {},
+            commands=str(values["command_topic"]),
+            defaults={"heartbeats": "planner_node,policy_node" if has_policy else "planner_node"},
+        ),
         _Node(
             f"{task.simulator}_node",
             task.simulator,
@@ -406,7 +412,11 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
                     executable=node.executable,
                     name=node.name,
                     namespace=namespace,
-                    parameters={**extra, **{name: value for name, (_, value) in owned.items()}},
+                    parameters={
+                        **node.defaults,
+                        **extra,
+                        **{name: value for name, (_, value) in owned.items()},
+                    },
                     remappings=tuple((topic, node.commands) for topic in COMMAND_TOPICS)
                     if node.commands
                     else (),
@@ -435,7 +445,8 @@ def _policy_history(path: str) -> dict[str, tuple[str, ParameterValue]]:
 
 @dataclass(frozen=True)
 class _Node:
-    """A node before the parameter file is read; ``owned``: parameter -> (argument, value).
+    """A node before the parameter file is read; ``owned``: parameter -> (argument, value), and
+    ``defaults`` are those parameters that the file may set otherwise.
 
     ``commands`` is where its :data:`COMMAND_TOPICS` go, empty for their own names.
     """
@@ -446,6 +457,7 @@ class _Node:
     env: Mapping[str, str] = field(default_factory=dict)
     runs: bool = True
     commands: str = ""
+    defaults: Mapping[str, ParameterValue] = field(default_factory=dict)
 
 
 def _parameters_from_file(

@@ -22,6 +22,9 @@ from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.planning.seam import Seam
+from worldforge_ros.safety.course import BEFORE
+from worldforge_ros.safety.differences import feasible
+from worldforge_ros.safety.limits import limits_of
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -92,6 +95,23 @@ def setpoint_at(chunk: ActionChunk | None, hold: FloatArray, time: int) -> Float
     return action
 
 
+def path_before(chunk: ActionChunk | None, hold: FloatArray, time: int, step: int) -> FloatArray:
+    """Path of the set-points (3, J) at the last multiples of ``step`` ns before ``time``, oldest
+    first, as far as a planner knows it: a straight line from each action of ``chunk`` to the next,
+    going on as it began before the first one, and ending at the last one.
+    """
+    if chunk is None:
+        return np.stack([hold] * BEFORE)
+    actions = np.asarray(chunk.actions, dtype=np.float64)
+    index = (time - step * np.arange(BEFORE, 0, -1) - chunk.stamp) / seconds_to_ns(chunk.step)
+    if len(actions) == 1:
+        return np.stack([actions[0]] * BEFORE)
+    whole = np.clip(np.floor(index), 0, len(actions) - 2).astype(np.int64)
+    share = np.minimum(index - whole, 1.0)[:, np.newaxis]
+    path: FloatArray = (1.0 - share) * actions[whole] + share * actions[whole + 1]
+    return path
+
+
 def hand_over(
     candidates: npt.NDArray[np.float32],
     step: float,
@@ -103,8 +123,9 @@ def hand_over(
 ) -> Handover:
     """Put ``candidates`` (S, H, J), proposed from ``observation``, where they can take effect.
 
-    Reachable is a candidate that keeps ``max_velocity`` from the set-point before its first new
-    action and wherever the seam made its motion; the rest of a plan is its source's.
+    Reachable is a candidate whose new actions keep every limit of their joints, from the set-points
+    before them on: what the gate would refuse need not be chosen. Joints without all their limits,
+    which no gate arms, are not looked at.
 
     :param step: seconds between two actions.
     :param executing: what the gate executes; None while it holds.
@@ -124,15 +145,16 @@ def hand_over(
         nothing_left = np.zeros(len(spliced), dtype=np.bool_)
         return Handover(spliced, stamp, first, nothing_left, candidates, rests=rests)
     mixed = seam.mix(spliced, stamp, step, first, executing, hold)
-    limits = np.array(
-        [np.inf if j.max_velocity is None else j.max_velocity for j in embodiment.joints]
-    )
     new = mixed.candidates[:, first:].astype(np.float64)
-    moves = np.abs(np.diff(new, axis=1, prepend=np.broadcast_to(before, new[:, :1].shape)))
-    made_here = mixed.changed[first:].copy()
-    made_here[1:] |= mixed.changed[first:-1]
-    made_here[0] = True
-    reachable = np.all(moves[:, made_here] * REACH_MARGIN <= limits * step, axis=(1, 2))
+    limits = limits_of(embodiment)
+    reachable = np.ones(len(new), dtype=np.bool_)
+    if not limits.missing:
+        new = limits.unwrapped(new, before)
+        path = path_before(executing, hold, stamp + first * period, period)
+        near = np.all(
+            np.abs(new[:, 0] - before) * REACH_MARGIN <= limits.max_velocity * step, axis=1
+        )
+        reachable = near & feasible(limits, path, new, step, REACH_MARGIN)
     return Handover(
         mixed.candidates,
         stamp,

@@ -64,7 +64,7 @@ def choose(
             ErrorCode.NO_REACHABLE_CANDIDATE,
             "reachable candidates",
             found=f"none of {num_candidates}",
-            expected="at least one whose first new action is within max_velocity of the set-point",
+            expected="at least one that keeps every limit from the present set-point on",
         )
     values = None if costs is None else np.asarray(costs, dtype=np.float64)
     if values is not None and values.shape != (num_candidates,):

@@ -1,4 +1,4 @@
-"""Typed, described, read-only node parameters."""
+"""Typed and described node parameters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from worldforge_ros.errors import ErrorCode, mismatch
 
 
 class Parameters:
-    """Declares parameters of one node; a wrong type or value stops start-up with one sentence."""
+    """Declares parameters of one node; a wrong type or value stops start-up with one sentence.
 
-    def __init__(self, node: Node) -> None:
+    They are read-only unless ``changeable``: then the node decides on each change.
+    """
+
+    def __init__(self, node: Node, *, changeable: bool = False) -> None:
         self._node = node
+        self._read_only = not changeable
 
     def text(self, name: str, default: str, description: str, choices: tuple[str, ...] = ()) -> str:
         """A text parameter, one of ``choices`` where given."""
@@ -82,7 +86,7 @@ class Parameters:
         descriptor = ParameterDescriptor(
             description=description,
             additional_constraints=constraint,
-            read_only=True,
+            read_only=self._read_only,
             **ranges,
         )
         try:

@@ -9,139 +9,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import Embodiment
-from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.observation import NANOSECONDS, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.safety.config import GateConfig
+from worldforge_ros.safety.differences import Brake, Differences, arrival_velocity
 from worldforge_ros.safety.limits import ROUNDING, FloatArray, JointLimits
-
-
-class ReasonCode(StrEnum):
-    """Every reason to refuse a chunk, to refuse arming, to hold or to stop; see docs/safety.md."""
-
-    NOT_ARMED = "NOT_ARMED"
-    STOPPED = "STOPPED"
-
-    MALFORMED = "MALFORMED"
-    SHAPE_MISMATCH = "SHAPE_MISMATCH"
-    HORIZON_INVALID = "HORIZON_INVALID"
-    NOT_FINITE = "NOT_FINITE"
-    JOINT_NAMES_MISMATCH = "JOINT_NAMES_MISMATCH"
-    STEP_INVALID = "STEP_INVALID"
-
-    EMBODIMENT_MISMATCH = "EMBODIMENT_MISMATCH"
-    SOURCE_NOT_ALLOWED = "SOURCE_NOT_ALLOWED"
-    EPOCH_MISMATCH = "EPOCH_MISMATCH"
-    SEQUENCE_NOT_INCREASING = "SEQUENCE_NOT_INCREASING"
-
-    CHUNK_STAMP_UNSET = "CHUNK_STAMP_UNSET"
-    CHUNK_IN_FUTURE = "CHUNK_IN_FUTURE"
-    CHUNK_TOO_OLD = "CHUNK_TOO_OLD"
-    CHUNK_OVER = "CHUNK_OVER"
-    OBSERVATION_STAMP_UNSET = "OBSERVATION_STAMP_UNSET"
-    OBSERVATION_IN_FUTURE = "OBSERVATION_IN_FUTURE"
-    OBSERVATION_TOO_OLD = "OBSERVATION_TOO_OLD"
-
-    POSITION_LIMIT = "POSITION_LIMIT"
-    VELOCITY_LIMIT = "VELOCITY_LIMIT"
-    SEAM_COMMANDED = "SEAM_COMMANDED"
-    SEAM_MEASURED = "SEAM_MEASURED"
-    SUSTAINED_VELOCITY = "SUSTAINED_VELOCITY"
-
-    LIMITS_INCOMPLETE = "LIMITS_INCOMPLETE"
-    CLOCK_NOT_RUNNING = "CLOCK_NOT_RUNNING"
-    MULTIPLE_PUBLISHERS = "MULTIPLE_PUBLISHERS"
-    MOVING = "MOVING"
-
-    JOINT_STATE_MISSING = "JOINT_STATE_MISSING"
-    JOINT_STATE_STALE = "JOINT_STATE_STALE"
-    JOINT_STATE_INVALID = "JOINT_STATE_INVALID"
-    MEASURED_POSITION_LIMIT = "MEASURED_POSITION_LIMIT"
-    TRACKING_ERROR = "TRACKING_ERROR"
-    HOLD_TIMEOUT = "HOLD_TIMEOUT"
-    CLOCK_JUMPED_BACK = "CLOCK_JUMPED_BACK"
-    PROTECTIVE_STOP = "PROTECTIVE_STOP"
-    STOP_REQUESTED = "STOP_REQUESTED"
-    INTERNAL_ERROR = "INTERNAL_ERROR"
-
-
-@dataclass(frozen=True)
-class Reason:
-    """A code for programs and one sentence for people."""
-
-    code: ReasonCode
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
+from worldforge_ros.safety.reasons import Reason, ReasonCode
+from worldforge_ros.safety.reasons import reason as _reason
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a chunk; ``reasons`` are all that it violates, none when approved."""
+    """What became of a chunk; ``reasons`` are all that it violates, none when approved as it was.
+
+    ``clamped`` is what is executed instead of a chunk that had to be mended, (H, J) float64 with
+    the columns of that chunk.
+    """
 
     approved: bool
     sequence: int
     reasons: tuple[Reason, ...]
+    clamped: FloatArray | None = None
 
-
-@dataclass(frozen=True)
-class GateConfig:
-    """Times in seconds, speeds in m/s or rad/s, distances in m or rad.
-
-    - ``max_chunk_age``: now minus the chunk's stamp, at most, when it arrives. Independently of it
-      a chunk must end in the future.
-    - ``max_observation_age``: now minus the stamp of the observation behind the chunk, at most.
-    - ``future_tolerance``: how far stamps may lie ahead of now, and ROS time may step back.
-    - ``joint_state_timeout``: silence of the joint states that stops an armed gate.
-    - ``arm_max_speed``: measured speed of every joint at arming, at most.
-    - ``max_horizon``, ``max_step``: actions of a chunk and seconds between two of them, at most.
-      The step decides how far a single set-point may jump: max_velocity * step.
-    - ``stop_after_hold``: a hold that lasts this long becomes a stop; 0 means never.
-    - ``max_tracking_error``: distance between set-point and measured position that stops; None off.
-    - ``measured_tolerance``: how far past a limit a joint may be measured before it is a fault.
-    - ``allowed_sources``: accepted values of a chunk's source; empty accepts any.
-    """
-
-    max_chunk_age: float = 0.5
-    max_observation_age: float = 1.0
-    future_tolerance: float = 0.2
-    joint_state_timeout: float = 0.25
-    arm_max_speed: float = 0.05
-    max_horizon: int = 512
-    max_step: float = 0.25
-    stop_after_hold: float = 0.0
-    max_tracking_error: float | None = None
-    measured_tolerance: float = 0.01
-    allowed_sources: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse a configuration that would switch a check off by accident.
-
-        :raises WorldForgeError: ``INVALID_ARGUMENT`` naming the field.
-        """
-        may_be_zero = {"stop_after_hold", "future_tolerance", "measured_tolerance", "arm_max_speed"}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None or isinstance(value, tuple):
-                continue
-            if (
-                not math.isfinite(value)
-                or value < 0
-                or (value == 0 and field.name not in may_be_zero)
-            ):
-                raise mismatch(
-                    ErrorCode.INVALID_ARGUMENT,
-                    f"gate configuration {field.name}",
-                    found=value,
-                    expected="a finite number above 0",
-                )
+    @property
+    def word(self) -> str:
+        """``APPROVED``, ``CLAMPED`` or ``REJECTED``."""
+        if not self.approved:
+            return "REJECTED"
+        return "APPROVED" if self.clamped is None else "CLAMPED"
 
 
 @dataclass(frozen=True)
@@ -154,6 +56,8 @@ class Situation:
     epoch: int
     last_sequence: int | None
     now: int
+    publishers: int = 1
+    recent_chunks: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,18 +100,34 @@ class Motion:
     """The part of a chunk that will still be executed, and what the robot does before it.
 
     The first action of ``schedule`` becomes the set-point at ``time``. ``commanded`` is the
-    set-point until then, ``low`` and ``high`` the envelope (see
-    :class:`~worldforge_ros.safety.limits.Envelope`) at ``time``; ``measured`` is given while no
-    chunk is executing. Each of these is None where it is not known.
+    set-point until then, which was due at ``due`` ns, ``before`` (3, J) the path of the set-points
+    at the last three multiples of the step before ``schedule.start``, ``low`` and ``high`` the
+    envelope at ``time`` (see
+    :class:`~worldforge_ros.safety.course.Course`). ``measured`` (3, J) is the measured motion
+    likewise, given while no set-point moves. Each of these is None where it is not known.
+
+    Where the robot rests, to within ``measured_moves``, what it sags or its sensors waver is no
+    motion: then acceleration and jerk are those of the set-points alone.
     """
 
     limits: JointLimits
+    config: GateConfig
     schedule: Schedule
     time: int
     commanded: FloatArray | None
+    before: FloatArray | None
     low: FloatArray | None
     high: FloatArray | None
     measured: FloatArray | None
+    measured_moves: bool = True
+    due: int | None = None
+
+    @cached_property
+    def differences(self) -> tuple[Differences, ...]:
+        """Of the remaining actions, after the set-points before them and after measured motion."""
+        measured = self.measured if self.measured_moves else None
+        starts = [start for start in (self.before, measured) if start is not None]
+        return tuple(Differences.of(start, self.positions, self.step) for start in starts)
 
     @property
     def positions(self) -> FloatArray:
@@ -234,12 +154,16 @@ def matrix_of(chunk: ActionChunk) -> FloatArray | None:
     return matrix if matrix.ndim == 2 else None
 
 
-def schedule_of(chunk: ActionChunk, situation: Situation) -> Schedule:
-    """The schedule of a chunk that passed :data:`STRUCTURE_CHECKS`: columns ordered by name."""
+def schedule_of(
+    chunk: ActionChunk, limits: JointLimits, reference: FloatArray | None = None
+) -> Schedule:
+    """The schedule of a chunk that passed :data:`STRUCTURE_CHECKS`: columns ordered by name,
+    continuous joints on the turn nearest to ``reference`` (J,) and to the action before.
+    """
     matrix = matrix_of(chunk)
     assert matrix is not None
-    columns = [chunk.joint_names.index(name) for name in situation.embodiment.joint_names]
-    positions = matrix[:, columns]
+    columns = [chunk.joint_names.index(name) for name in limits.names]
+    positions = limits.unwrapped(matrix[:, columns], reference)
     positions.setflags(write=False)
     return Schedule(
         start=chunk.stamp,
@@ -248,10 +172,6 @@ def schedule_of(chunk: ActionChunk, situation: Situation) -> Schedule:
         sequence=chunk.sequence,
         observation_stamp=chunk.observation_stamp,
     )
-
-
-def _reason(code: ReasonCode, field: str, *, found: object, expected: object) -> Reason:
-    return Reason(code, f"{field} is {found}; expected {expected}")
 
 
 def _state(chunk: ActionChunk, situation: Situation) -> Reason | None:
@@ -300,6 +220,55 @@ def _sequence(chunk: ActionChunk, situation: Situation) -> Reason | None:
     )
 
 
+def _model(chunk: ActionChunk, situation: Situation) -> Reason | None:
+    expected = situation.config.model_id
+    if not expected or chunk.model_id == expected:
+        return None
+    return _reason(
+        ReasonCode.MODEL_MISMATCH,
+        "model_id",
+        found=f"'{chunk.model_id}'",
+        expected=f"'{expected}'",
+    )
+
+
+def _publishers(chunk: ActionChunk, situation: Situation) -> Reason | None:
+    return publishers(situation.publishers) if situation.publishers > 1 else None
+
+
+def _rate(chunk: ActionChunk, situation: Situation) -> Reason | None:
+    most = situation.config.max_chunk_rate
+    if most is None or situation.recent_chunks <= most:
+        return None
+    return _reason(
+        ReasonCode.CHUNK_RATE,
+        "chunks within a second",
+        found=situation.recent_chunks,
+        expected=f"at most {most:g}",
+    )
+
+
+def _cost(chunk: ActionChunk, situation: Situation) -> Reason | None:
+    most = situation.config.max_cost
+    if most is None or chunk.cost <= most:
+        return None
+    return _reason(
+        ReasonCode.COST_TOO_HIGH, "cost", found=f"{chunk.cost:g}", expected=f"at most {most:g}"
+    )
+
+
+def _margin(chunk: ActionChunk, situation: Situation) -> Reason | None:
+    least = situation.config.min_margin
+    if least is None or chunk.margin >= least:
+        return None
+    return _reason(
+        ReasonCode.MARGIN_TOO_SMALL,
+        "margin",
+        found=f"{chunk.margin:g}",
+        expected=f"at least {least:g}",
+    )
+
+
 def _shape(chunk: ActionChunk, situation: Situation) -> Reason | None:
     matrix = matrix_of(chunk)
     joints = len(situation.embodiment.joints)
@@ -341,6 +310,26 @@ def _finite(chunk: ActionChunk, situation: Situation) -> Reason | None:
     )
 
 
+def _continuous_range(chunk: ActionChunk, situation: Situation) -> Reason | None:
+    matrix = matrix_of(chunk)
+    if matrix is None:
+        return None
+    for joint in situation.embodiment.joints:
+        if joint.type != "continuous" or joint.name not in chunk.joint_names:
+            continue
+        column = chunk.joint_names.index(joint.name)
+        values = np.abs(matrix[:, column : column + 1])
+        if np.any(values > CONTINUOUS_RANGE):
+            return _reason(
+                ReasonCode.POSITION_LIMIT,
+                f"set-point of {joint.name}",
+                found=f"{values.max():g} rad",
+                expected=f"{-CONTINUOUS_RANGE:g} to {CONTINUOUS_RANGE:g} rad, which float32 "
+                "resolves",
+            )
+    return None
+
+
 def _joint_names(chunk: ActionChunk, situation: Situation) -> Reason | None:
     expected = situation.embodiment.joint_names
     if len(chunk.joint_names) == len(expected) and set(chunk.joint_names) == set(expected):
@@ -354,14 +343,16 @@ def _joint_names(chunk: ActionChunk, situation: Situation) -> Reason | None:
 
 
 def _step(chunk: ActionChunk, situation: Situation) -> Reason | None:
-    most = situation.config.max_step
-    if math.isfinite(chunk.step) and 0 < seconds_to_ns(chunk.step) <= seconds_to_ns(most):
-        return None
+    least, most = situation.config.min_step, situation.config.max_step
+    if math.isfinite(chunk.step):
+        step = seconds_to_ns(chunk.step)
+        if seconds_to_ns(least) <= step <= seconds_to_ns(most):
+            return None
     return _reason(
         ReasonCode.STEP_INVALID,
         "step",
         found=f"{chunk.step} s",
-        expected=f"above 0 and at most {most:g} s",
+        expected=f"{least:g} to {most:g} s",
     )
 
 
@@ -473,9 +464,17 @@ def _velocity_limits(motion: Motion) -> Reason | None:
 
 
 def _seam_commanded(motion: Motion) -> Reason | None:
-    if motion.commanded is None:
+    if motion.commanded is None or motion.before is None:
         return None
+    # Between two actions of what executes, the present set-point is less than a step old: a whole
+    # step from it may be more than a step from the path.
     return _too_fast(
+        ReasonCode.SEAM_COMMANDED,
+        "speed of {joint} from the path of the set-points to action {action}",
+        motion,
+        (motion.positions[0] - motion.before[-1])[np.newaxis],
+        motion.first,
+    ) or _too_fast(
         ReasonCode.SEAM_COMMANDED,
         "speed of {joint} from the present set-point to action {action}",
         motion,
@@ -491,7 +490,7 @@ def _seam_measured(motion: Motion) -> Reason | None:
         ReasonCode.SEAM_MEASURED,
         "speed of {joint} from the measured position to action {action}",
         motion,
-        (motion.positions[0] - motion.measured)[np.newaxis],
+        (motion.positions[0] - motion.measured[-1])[np.newaxis],
         motion.first,
     )
 
@@ -515,6 +514,121 @@ def _too_fast(
     )
 
 
+def _position_margin(motion: Motion) -> Reason | None:
+    margin = motion.config.position_margin
+    limits = motion.limits
+    if margin <= 0.0:
+        return None
+    # A robot that is in the margin already may stay as deep in it, and leave it.
+    lower, upper = limits.inner(margin, motion.commanded)
+    beyond = (motion.positions > upper + ROUNDING) | (motion.positions < lower - ROUNDING)
+    if not beyond.any():
+        return None
+    row, joint = (int(i) for i in np.argwhere(beyond)[0])
+    return _reason(
+        ReasonCode.POSITION_MARGIN,
+        f"set-point of {limits.names[joint]} at action {motion.first + row}",
+        found=f"{motion.positions[row, joint]:g} {limits.units[joint]}",
+        expected=f"at least {margin:g} inside {limits.describe(joint)}",
+    )
+
+
+def _acceleration_limits(motion: Motion) -> Reason | None:
+    for difference in motion.differences:
+        bad = difference.too_hard(motion.limits)
+        if bad.any():
+            return _beyond_rate(
+                ReasonCode.ACCELERATION_LIMIT,
+                motion,
+                bad,
+                difference.bends / motion.step**2,
+                motion.limits.max_acceleration,
+                ("acceleration", "s^2"),
+            )
+    return _kink(motion)
+
+
+def _kink(motion: Motion) -> Reason | None:
+    # Chunks that alternate between two motions, each smooth on its own, would shake the robot from
+    # one to the other and back: a chunk may differ from the set-point that it replaces by what one
+    # step of acceleration explains.
+    if motion.commanded is None or motion.due is None:
+        return None
+    limits, rows = motion.limits, motion.positions
+    allowed = limits.max_acceleration * motion.step**2
+    gap = (motion.schedule.start - motion.due) / NANOSECONDS
+    place = rows[0]
+    if gap > 0.0:
+        allowed = allowed + limits.max_velocity * gap
+    elif len(rows) > 1:
+        row = min(int(-gap // motion.step), len(rows) - 2)
+        share = min(-gap / motion.step - row, 1.0)
+        place = (1.0 - share) * rows[row] + share * rows[row + 1]
+    apart = np.abs(place - motion.commanded)
+    bad = apart > allowed + 2.0 * ROUNDING
+    if not bad.any():
+        return None
+    joint = int(np.argmax(bad))
+    unit = limits.units[joint]
+    return _reason(
+        ReasonCode.ACCELERATION_LIMIT,
+        f"distance of {limits.names[joint]} from the set-point that the chunk replaces",
+        found=f"{apart[joint]:g} {unit}",
+        expected=f"at most {allowed[joint]:g} {unit}, which {limits.max_acceleration[joint]:g} "
+        f"{unit}/s^2 explain",
+    )
+
+
+def _jerk_limits(motion: Motion) -> Reason | None:
+    for difference in motion.differences:
+        bad = difference.too_sudden(motion.limits)
+        if bad.any():
+            return _beyond_rate(
+                ReasonCode.JERK_LIMIT,
+                motion,
+                bad,
+                difference.twists / motion.step**3,
+                motion.limits.max_jerk,
+                ("jerk", "s^3"),
+            )
+    return None
+
+
+def _beyond_rate(
+    code: ReasonCode,
+    motion: Motion,
+    bad: npt.NDArray[np.bool_],
+    values: FloatArray,
+    most: FloatArray,
+    words: tuple[str, str],
+) -> Reason:
+    quantity, per = words
+    limits = motion.limits
+    row, joint = (int(i) for i in np.argwhere(bad)[0])
+    unit = limits.units[joint]
+    return _reason(
+        code,
+        f"{quantity} of {limits.names[joint]} at action {motion.first + row}",
+        found=f"{abs(values[row, joint]):g} {unit}/{per}",
+        expected=f"at most {most[joint]:g} {unit}/{per}",
+    )
+
+
+def _stopping_distance(motion: Motion) -> Reason | None:
+    limits = motion.limits
+    for difference in motion.differences:
+        bad = difference.overruns(limits) & ~limits.outside(motion.positions)
+        if bad.any():
+            row, joint = (int(i) for i in np.argwhere(bad)[0])
+            return _reason(
+                ReasonCode.STOPPING_DISTANCE,
+                f"rest of {limits.names[joint]} when it brakes from action {motion.first + row}",
+                found=f"{difference.rest(limits)[row, joint]:g} {limits.units[joint]}",
+                expected=limits.describe(joint),
+            )
+    return None
+
+
 SUSTAINED_STEPS = 2
 """Steps at full speed that set-points may be ahead of the velocity limit, see
 ``_sustained_velocity``.
@@ -529,10 +643,10 @@ def _sustained_velocity(motion: Motion) -> Reason | None:
     # sends a hundred chunks a second could move the set-point by a hundred such steps a second.
     if motion.low is None or motion.high is None:
         return None
-    positions, limits = motion.positions, motion.limits
-    rows = len(positions)
+    limits = motion.limits
+    positions = np.vstack([motion.positions, *_first_of_braking(motion)])
     wait = (motion.schedule.start - motion.time) / NANOSECONDS
-    elapsed = np.maximum(wait + np.arange(rows) * motion.step, 0.0)
+    elapsed = np.maximum(wait + np.arange(len(positions)) * motion.step, 0.0)
     travel = limits.max_velocity * (elapsed[:, np.newaxis] + SUSTAINED_STEPS * motion.step)
     ahead = positions > motion.high + travel + ROUNDING
     behind = positions < motion.low - travel - ROUNDING
@@ -551,6 +665,20 @@ def _sustained_velocity(motion: Motion) -> Reason | None:
     )
 
 
+def _first_of_braking(motion: Motion) -> list[FloatArray]:
+    """Where (J,) braking after the chunk is when its last action is over, if that is known."""
+    if not motion.differences:
+        return []
+    limits = motion.limits
+    velocity = arrival_velocity(motion.differences[0].moves[-1], motion.step, limits)
+    brake = Brake(motion.positions[-1], velocity, limits.max_deceleration, 0, 0)
+    return [brake.state(motion.step)[0]]
+
+
+CONTINUOUS_RANGE = 100.0
+"""Largest set-point of a continuous joint, rad; float32 resolves it to 8e-6."""
+
+
 Check = Callable[[ActionChunk, Situation], Reason | None]
 MotionCheck = Callable[[Motion], Reason | None]
 
@@ -564,6 +692,12 @@ CHUNK_CHECKS: tuple[Check, ...] = (
     _source,
     _epoch,
     _sequence,
+    _model,
+    _publishers,
+    _rate,
+    _cost,
+    _margin,
+    _continuous_range,
     _stamp_set,
     _not_in_future,
     _chunk_age,
@@ -575,12 +709,22 @@ CHUNK_CHECKS: tuple[Check, ...] = (
 
 MOTION_CHECKS: tuple[MotionCheck, ...] = (
     _position_limits,
+    _position_margin,
     _velocity_limits,
     _seam_commanded,
     _seam_measured,
     _sustained_velocity,
+    _acceleration_limits,
+    _jerk_limits,
+    _stopping_distance,
 )
 """Kinematics of what is left to execute; NaN violates none of these, ``_finite`` lists it."""
+
+
+def publishers(count: int) -> Reason:
+    """Why ``count`` publishers of proposed chunks, none or several, are wrong."""
+    code = ReasonCode.NO_PUBLISHER if count == 0 else ReasonCode.MULTIPLE_PUBLISHERS
+    return _reason(code, "number of publishers of proposed chunks", found=count, expected="one")
 
 
 def measured_outside(limits: JointLimits, position: FloatArray, slack: float) -> Reason | None:

@@ -80,7 +80,8 @@ class JointLimits:
         if reference is not None:
             lead = np.broadcast_to(reference[joints], (*columns.shape[:-2], 1, columns.shape[-1]))
             columns = np.concatenate([lead, columns], axis=-2)
-        turned = np.unwrap(columns, axis=-2)
+        with np.errstate(invalid="ignore"):
+            turned = np.unwrap(columns, axis=-2)
         result = positions.copy()
         result[..., joints] = turned if reference is None else turned[..., 1:, :]
         return result
