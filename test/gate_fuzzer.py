@@ -256,6 +256,8 @@ class World:
             epoch = self.gate.epoch
             if self.gate.rearm(self.ros, self.time).success and self.gate.epoch != epoch + 1:
                 self.fail("rearmed without a new epoch")
+            # A gate that stops again at the next tick is frozen where it was rearmed.
+            self.frozen = None
         if self.gate.mode is GateMode.DISARMED:
             self.gate.enable(True, self.ros, self.time)
         self.latest = self.held_at = self.ros

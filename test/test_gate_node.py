@@ -131,6 +131,11 @@ class Button:
     def _speak(self) -> None:
         self._publisher.publish(Bool(data=self.pressed))
 
+    def tap(self) -> None:
+        """Press and release at once."""
+        for pressed in (True, False):
+            self._publisher.publish(Bool(data=pressed))
+
     def silence(self) -> None:
         self._ros.node.destroy_timer(self._timer)
 
@@ -335,8 +340,8 @@ def test_a_stop_latches_and_rearm_refuses_what_was_planned_before(bench: Bench) 
     assert bench.send(bench.message([(0.27, 0.25)] * 3)).verdict == "APPROVED"
 
 
-def test_a_protective_stop_is_obeyed_with_either_durability(bench: Bench) -> None:
-    for profile in (qos.LATCHED, qos.CHUNK):
+def test_a_protective_stop_is_obeyed_however_it_is_published(bench: Bench) -> None:
+    for profile in (qos.LATCHED, qos.CHUNK, qos.sensor("best_effort")):
         button = Button(bench.ros, profile)
         if bench.status.mode == GateStatus.STOPPED:
             bench.ros.wait_until(lambda: bench.trigger("rearm").success, 5.0, "rearm")
@@ -350,6 +355,16 @@ def test_a_protective_stop_is_obeyed_with_either_durability(bench: Bench) -> Non
         button.vanish()
         assert bench.mode(GateStatus.STOPPED).reason.startswith("PROTECTIVE_STOP_LOST: ")
         assert "PROTECTIVE_STOP_LOST: " in bench.trigger("rearm").message
+
+
+def test_a_press_that_is_released_at_once_is_not_lost(bench: Bench) -> None:
+    button = Button(bench.ros, qos.sensor("reliable", depth=10))
+    bench.arm()
+    for _ in range(10):
+        button.tap()
+        assert bench.mode(GateStatus.STOPPED).reason.startswith("PROTECTIVE_STOP: ")
+        bench.ros.wait_until(lambda: bench.trigger("rearm").success, 5.0, "rearm")
+        bench.mode(GateStatus.HOLDING)
 
 
 def test_a_silent_button_stops_once_its_lease_is_over(bench: Bench) -> None:
