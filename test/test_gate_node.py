@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
 
 from gate_support import HOME, NAMES, gentle_pusht
+from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from ros_support import Ros
@@ -23,6 +24,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import Marker, MarkerArray
 
 from worldforge_ros.msg import ActionChunk as ActionChunkMsg
 from worldforge_ros.msg import GateStatus, Heartbeat
@@ -433,6 +435,33 @@ def test_trajectories_end_at_rest_and_a_stop_replaces_them(ros: Ros) -> None:
         assert (list(point.positions), list(point.velocities)) == ([0.26, 0.25], [0.0, 0.0])
         bench.ros.spin_for(0.3)
         assert len(bench.trajectories) == 3
+        assert bench.commands == []
+
+
+def test_poses_go_out_and_markers_show_what_was_refused(ros: Ros) -> None:
+    bench = Bench(ros, output="target_pose")
+    poses = ros.record(PoseStamped, "target_pose", qos.REPORT)
+    markers = ros.record(MarkerArray, "safety_gate/markers", qos.LATCHED)
+
+    def drawn() -> set[str]:
+        shown = markers[-1].markers if markers else []
+        return {marker.ns for marker in shown if marker.action != Marker.DELETE}
+
+    with bench.gate:
+        ros.wait_until(lambda: drawn() == {"workspace/box"}, 5.0, "the workspace")
+        bench.arm()
+        assert bench.send(bench.message(ramp(3))).verdict == "APPROVED"
+        ros.wait_until(lambda: poses and poses[-1].pose.position.x > 0.3, 5.0, "the last pose")
+        places = sorted({round(pose.pose.position.x, 6) for pose in poses})
+        assert {0.25, 0.27, 0.29, 0.31} <= set(places)
+        last = poses[-1]
+        assert (last.pose.position.y, last.pose.orientation.w) == (HOME[1], 1.0)
+        assert last.header.frame_id == "base"
+        assert last.header.stamp.sec > 0
+        assert "approved/path" in drawn()
+        assert bench.send(bench.message([HOME, (0.45, 0.25)])).verdict == "REJECTED"
+        ros.wait_until(lambda: "rejected/path" in drawn(), 5.0, "the refused chunk")
+        assert markers[-1].markers[0].header.frame_id == "base"
         assert bench.commands == []
 
 
