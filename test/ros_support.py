@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -18,11 +19,11 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
-_domains = iter(range(1, 100))
+_domains = itertools.count(1)
 
 
 def next_domain() -> int:
-    """A ROS domain that no other test of this run, and hardly one of another run, uses."""
+    """A ROS domain that none of the last 99 tests, and hardly one of another run, uses."""
     return 1 + (os.getpid() * 7 + next(_domains)) % 100
 
 
