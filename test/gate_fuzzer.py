@@ -487,15 +487,19 @@ class World:
             if self.held_at is not None and self.gate.mode is GateMode.HOLDING and self.current:
                 # A robot that had to brake, however briefly, is held when a tick finds it at rest.
                 self._begin_to_brake(self.current)
-                self.held_at = self.ros if self.brake is not None else self.held_at
+                self.held_at = self._clock() if self.brake is not None else self.held_at
             if self.held_at is not None:
                 self.path.reset(self.held_at, place)
             elif moved or self.mode is not self.gate.mode or self.ros < self.path.times[-1]:
-                self.path.reset(self.ros, place)
+                self.path.reset(self._clock(), place)
             self.streamed.reset()
         self.streamed.samples.append((self.elapsed, tuple(place)))
         self.current = self.brake = None
         self.row = -1
+
+    def _clock(self) -> int:
+        """The gate's own idea of ROS time: a small step back does not count."""
+        return self.ros if self.latest - self.ros > 200_000_000 else max(self.ros, self.latest)
 
     # Chunks
 
