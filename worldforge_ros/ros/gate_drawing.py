@@ -10,7 +10,7 @@ from visualization_msgs.msg import MarkerArray
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.ros.markers import MarkerBuilder
-from worldforge_ros.safety.checks import Verdict, matrix_of
+from worldforge_ros.safety.checks import Verdict, columns_of, matrix_of
 from worldforge_ros.safety.limits import FloatArray
 from worldforge_ros.safety.scene import scene_of, violating_rows
 from worldforge_ros.safety.workspace import Workspace
@@ -20,7 +20,7 @@ class GateDrawing:
     """Beside the gate and not inside its lock: it has a workspace of its own to ask."""
 
     def __init__(self, embodiment: Embodiment, urdf: Path | None) -> None:
-        """:raises WorldForgeError: ``EMBODIMENT_INVALID`` without a workspace section."""
+        """Of an embodiment with a workspace section."""
         spec = embodiment.workspace
         assert spec is not None
         self._names = embodiment.joint_names
@@ -35,7 +35,7 @@ class GateDrawing:
             return
         if actions.shape[1] != len(self._names) or len(chunk.joint_names) != len(self._names):
             return
-        positions: FloatArray = actions[:, [chunk.joint_names.index(name) for name in self._names]]
+        positions: FloatArray = actions[:, columns_of(chunk, self._names)]
         points = self._workspace.points(positions)
         if verdict.approved:
             self._scene = replace(self._scene, approved=points, rejected=None, violating=None)

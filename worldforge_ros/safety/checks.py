@@ -8,7 +8,7 @@ a table run, so that a rejected chunk lists everything that it violates.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -154,6 +154,11 @@ def matrix_of(chunk: ActionChunk) -> FloatArray | None:
     return matrix if matrix.ndim == 2 else None
 
 
+def columns_of(chunk: ActionChunk, names: Sequence[str]) -> list[int]:
+    """Where the joints ``names`` stand in the actions of ``chunk``, which has them all."""
+    return [chunk.joint_names.index(name) for name in names]
+
+
 def schedule_of(
     chunk: ActionChunk, limits: JointLimits, reference: FloatArray | None = None
 ) -> Schedule:
@@ -162,8 +167,7 @@ def schedule_of(
     """
     matrix = matrix_of(chunk)
     assert matrix is not None
-    columns = [chunk.joint_names.index(name) for name in limits.names]
-    positions = limits.unwrapped(matrix[:, columns], reference)
+    positions = limits.unwrapped(matrix[:, columns_of(chunk, limits.names)], reference)
     positions.setflags(write=False)
     return Schedule(
         start=chunk.stamp,

@@ -169,13 +169,11 @@ class SafetyGate:
         """Where to make a robot stand that will get no further set-points: the measured position
         (J,), else the last set-point; None while nothing is commanded.
         """
-        if self._stream.commanded is None:
+        commanded = self._stream.commanded
+        if commanded is None:
             return None
-        measured = self._measured
-        fresh = measured is not None and now - measured.arrival <= self._config.joint_state_timeout
-        if measured is None or not fresh or self._measured_outside() is not None:
-            return self._stream.commanded
-        return self._place(measured)
+        place = self._known_place(now)
+        return commanded if place is None else place
 
     @property
     def workspace(self) -> Workspace | None:
@@ -264,7 +262,7 @@ class SafetyGate:
         try:
             self._counters.received += 1
             verdict = self._concluded(sequence, [Reason(code, message)])
-            self._react(verdict, ros_now, now)
+            self._react(verdict, now)
         except Exception as error:
             return self._failed(sequence, error, now)
         return verdict
@@ -455,7 +453,7 @@ class SafetyGate:
             self._mode = GateMode.ARMED
             self._reason = "executing approved chunks"
         else:
-            self._react(verdict, ros_now, now)
+            self._react(verdict, now)
         return verdict
 
     def _recent_chunks(self, now: float) -> int:
@@ -473,12 +471,12 @@ class SafetyGate:
     def _in_columns_of(self, chunk: ActionChunk, schedule: Schedule) -> FloatArray:
         """The actions of ``chunk`` with those that are still to come replaced by ``schedule``'s."""
         actions = np.array(chunk.actions, dtype=np.float64)
-        columns = [chunk.joint_names.index(name) for name in self._limits.names]
+        columns = checks.columns_of(chunk, self._limits.names)
         actions[schedule.offset :, columns] = schedule.positions
         actions.setflags(write=False)
         return actions
 
-    def _react(self, verdict: Verdict, ros_now: int, now: float) -> None:
+    def _react(self, verdict: Verdict, now: float) -> None:
         """What a refused chunk of an armed gate leads to, beside being refused."""
         if not self._energised:
             return
@@ -559,14 +557,14 @@ class SafetyGate:
             low=low,
             high=high,
             measured=measured,
-            measured_moves=measured is not None and self._moves(),
+            measured_moves=measured is not None and self._moving() is not None,
             due=None if course is None else course.times[-1],
         )
 
-    def _moves(self) -> bool:
+    def _moving(self) -> Reason | None:
         assert self._measured is not None
         most = self._config.arm_max_speed
-        return checks.moving(self._limits, self._measured.velocity, most) is not None
+        return checks.moving(self._limits, self._measured.velocity, most)
 
     def _measured_before(self, near: FloatArray, step: int) -> FloatArray:
         """Measured motion as :meth:`Course.before` would have it, on the turn of ``near``."""
@@ -646,9 +644,8 @@ class SafetyGate:
         flaws = self._joint_state_flaws(ros_now, now)
         found += flaws
         if self._measured is not None and not flaws:
-            outside = self._measured_outside()
-            fast = checks.moving(self._limits, self._measured.velocity, self._config.arm_max_speed)
-            found += [reason for reason in (outside, fast) if reason is not None]
+            seen = (self._measured_outside(), self._moving())
+            found += [reason for reason in seen if reason is not None]
             if self._workspace is not None:
                 found += self._workspace.violations(self._measured.position[np.newaxis], None)
         return found
@@ -850,8 +847,7 @@ class SafetyGate:
         rested = self._stream.rested(ros_now)
         if rested is None or rested < 0.0 or self._measured is None:
             return False
-        fast = checks.moving(self._limits, self._measured.velocity, self._config.arm_max_speed)
-        return fast is None or rested >= SETTLE_TIME
+        return rested >= SETTLE_TIME or self._moving() is None
 
     def _rest_or_stop(self, now: float) -> None:
         """Hold the measured position; one outside the limits is a fault."""
@@ -913,10 +909,12 @@ class SafetyGate:
         Without such a position the last set-point goes on: it was approved, so nothing outside the
         limits is ever commanded.
         """
+        return self._known_place(now) if self._resume_holding else None
+
+    def _known_place(self, now: float) -> FloatArray | None:
+        """The measured position as a set-point; None where it is old or outside the limits."""
         measured = self._measured
-        if not self._resume_holding or measured is None:
-            return None
-        if not now - measured.arrival <= self._config.joint_state_timeout:
+        if measured is None or not now - measured.arrival <= self._config.joint_state_timeout:
             return None
         return None if self._measured_outside() is not None else self._place(measured)
 
