@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worldforge_ros.embodiment import Embodiment
-from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.uint8]
@@ -224,6 +224,64 @@ class ObservationAligner:
         self._last_stamp = stamp
         images = {name: image for name, (_, image) in self._images.items()}
         return Observation(stamp=stamp, images=images, position=position, velocity=velocity)
+
+
+class ObservationIntake:
+    """Sensor messages in, observations out: one for each moment that has a picture of every camera
+    and a joint state.
+
+    What a live node does and what the replay of a recording does; ``now`` is the time at which a
+    message arrived, in ns of the clock of the stamps.
+    """
+
+    def __init__(self, embodiment: Embodiment) -> None:
+        self._aligner = ObservationAligner(embodiment)
+        self.waiting: WorldForgeError | None = None
+        """Why the newest picture has not become an observation yet; None when it has."""
+
+    def image(self, camera: str, stamp: int, image: ImageArray, now: int) -> Observation | None:
+        """Take a picture; returns the observation that it completes.
+
+        :raises WorldForgeError: as :meth:`ObservationAligner.add_image`.
+        """
+        self._aligner.add_image(camera, stamp, image)
+        return self._observe(now)
+
+    def joint_state(
+        self,
+        stamp: int,
+        names: Sequence[str],
+        position: Sequence[float],
+        velocity: Sequence[float],
+        now: int,
+    ) -> Observation | None:
+        """Take a joint state; returns the observation of a picture that has waited for it.
+
+        :raises WorldForgeError: as :meth:`ObservationAligner.add_joint_state`.
+        """
+        self._aligner.add_joint_state(stamp, names, position, velocity)
+        # A picture may have overtaken the joint state of its moment.
+        return None if self.waiting is None else self._observe(now)
+
+    def check(self, now: int) -> None:
+        """Refuse sensors that are silent at ``now``.
+
+        :raises WorldForgeError: as :meth:`ObservationAligner.observe`, or why a picture waits.
+        """
+        if self.waiting is not None:
+            raise self.waiting
+        self._aligner.observe(now)
+
+    def _observe(self, now: int) -> Observation | None:
+        try:
+            observation = self._aligner.observe(now)
+        except WorldForgeError as error:
+            # Another camera's frame or the joint state of the same moment may be on its way.
+            self.waiting = error
+            return None
+        if observation is not None:
+            self.waiting = None
+        return observation
 
 
 class ObservationHistory:

@@ -9,10 +9,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from worldforge_ros import ingest
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import WorldForgeError
 from worldforge_ros.msg import Observation
-from worldforge_ros.observation import ObservationAligner
+from worldforge_ros.observation import Observation as ObservationOfRobot
+from worldforge_ros.observation import ObservationIntake
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.parameters import Parameters
@@ -43,8 +45,7 @@ class ObservationNode(Node):
             choices=("reliable", "best_effort"),
         )
         self._diagnostics = Diagnostics(self)
-        self._aligner = ObservationAligner(self._embodiment)
-        self._waiting: WorldForgeError | None = None
+        self._intake = ObservationIntake(self._embodiment)
         self._published = 0
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._last_published = self._steady.now()
@@ -77,31 +78,23 @@ class ObservationNode(Node):
             self._diagnostics.unexpected(error, "reading a sensor message")
 
     def _on_joint_state(self, message: JointState) -> None:
-        stamp = convert.stamp_to_ns(message.header.stamp)
-        self._aligner.add_joint_state(stamp, message.name, message.position, message.velocity)
-        if self._waiting is not None:
-            # A picture may have overtaken the joint state of its moment.
-            self._observe()
+        stamp = ingest.stamp_to_ns(message.header.stamp)
+        now = self.get_clock().now().nanoseconds
+        self._publish(
+            self._intake.joint_state(stamp, message.name, message.position, message.velocity, now)
+        )
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
-        image = convert.image_from_msg(message, f"camera {camera}")
-        self._aligner.add_image(camera, convert.stamp_to_ns(message.header.stamp), image)
-        self._observe()
+        image = ingest.image_from_msg(message, f"camera {camera}")
+        stamp = ingest.stamp_to_ns(message.header.stamp)
+        self._publish(self._intake.image(camera, stamp, image, self.get_clock().now().nanoseconds))
 
-    def _observe(self) -> None:
-        try:
-            observation = self._aligner.observe(self.get_clock().now().nanoseconds)
-        except WorldForgeError as error:
-            # Another camera's frame or the joint state of the same moment may be on its way; the
-            # watch reports silence.
-            self._waiting = error
-            return
+    def _publish(self, observation: ObservationOfRobot | None) -> None:
         if observation is None:
             return
         self._publisher.publish(
             convert.observation_to_msg(observation, self._embodiment, self._frame_id)
         )
-        self._waiting = None
         self._published += 1
         self._last_published = self._steady.now()
         self._diagnostics.ok()
@@ -111,11 +104,8 @@ class ObservationNode(Node):
         self._diagnostics.set(published=self._published, silent_for_s=f"{silence:.1f}")
         if silence < max(2.0, self._embodiment.observation.max_age):
             return
-        if self._waiting is not None:
-            self._silent(self._waiting, silence)
-            return
         try:
-            self._aligner.observe(self.get_clock().now().nanoseconds)
+            self._intake.check(self.get_clock().now().nanoseconds)
         except WorldForgeError as error:
             self._silent(error, silence)
 
