@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-import yaml
-
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.parameters import ParameterValue, parameters_from_file
 from worldforge_ros.policies.checkpoint import CONFIG_FILE, read_json
 from worldforge_ros.recording.figure import COVERAGE, REWARD, UNMEASURED, Figure
 from worldforge_ros.resources import PACKAGE, resolve_path
 
 ArgumentType = Literal["bool", "int", "float", "text"]
 Scalar = bool | int | float | str
-ParameterValue = Scalar | list[bool] | list[int] | list[float] | list[str]
 
 MODEL_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": "1"}
@@ -394,7 +391,7 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             runs=arm or record,
         ),
     ]
-    from_file = _parameters_from_file(str(values["params_file"]), tuple(n.name for n in nodes))
+    from_file = parameters_from_file(str(values["params_file"]), tuple(n.name for n in nodes))
     specs = []
     for node in nodes:
         owned = {**everyone, **node.owned}
@@ -458,66 +455,3 @@ class _Node:
     runs: bool = True
     commands: str = ""
     defaults: Mapping[str, ParameterValue] = field(default_factory=dict)
-
-
-def _parameters_from_file(
-    text: str, nodes: tuple[str, ...]
-) -> dict[str, dict[str, ParameterValue]]:
-    """Parameters per node name of a ROS parameter file; ``/**`` is for every node."""
-    if not text:
-        return {}
-    path = resolve_path(text)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            f"params_file {path}",
-            found=f"unreadable ({error})",
-            expected="a ROS parameter file",
-        ) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise _bad_file(path, "the file", type(content).__name__, "a mapping of node names")
-    everyone = _section(path, "/**", content.pop("/**", {"ros__parameters": {}}))
-    result = {name: dict(everyone) for name in nodes}
-    for key, section in content.items():
-        name = str(key).strip("/").rsplit("/", 1)[-1]
-        if name not in nodes:
-            raise _bad_file(path, "node", key, f"one of {', '.join(nodes)} or /**")
-        result[name].update(_section(path, name, section))
-    return result
-
-
-def _section(path: Path, name: str, section: object) -> dict[str, ParameterValue]:
-    if not isinstance(section, dict) or set(section) != {"ros__parameters"}:
-        raise _bad_file(path, name, section, "a mapping with ros__parameters alone")
-    parameters = section["ros__parameters"] or {}
-    if not isinstance(parameters, dict):
-        raise _bad_file(path, f"{name}.ros__parameters", parameters, "a mapping")
-    return _flatten(path, name, parameters)
-
-
-def _flatten(path: Path, name: str, data: Mapping[object, object]) -> dict[str, ParameterValue]:
-    flat: dict[str, ParameterValue] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            for inner, item in _flatten(path, f"{name}.{key}", value).items():
-                flat[f"{key}.{inner}"] = item
-        elif isinstance(value, bool | int | float | str) or (
-            isinstance(value, list) and value and len({type(item) for item in value}) == 1
-        ):
-            flat[str(key)] = value
-        else:
-            raise _bad_file(path, f"{name}.{key}", value, "a scalar or a list of one type")
-    return flat
-
-
-def _bad_file(path: Path, field_name: str, found: object, expected: str) -> WorldForgeError:
-    return mismatch(
-        ErrorCode.INVALID_ARGUMENT,
-        f"params_file {path}: {field_name}",
-        found=found,
-        expected=expected,
-    )
