@@ -28,8 +28,9 @@ from worldforge_ros.recording.log import (
     Picture,
     PlanSample,
 )
+from worldforge_ros.recording.page import ticks
 from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, ProgressLine, fitted
-from worldforge_ros.recording.report import _ticks, write_report
+from worldforge_ros.recording.report import write_report
 from worldforge_ros.recording.summary import (
     check_complete,
     checkpoint_hashes,
@@ -480,12 +481,12 @@ def test_report_survives_odd_values(tmp_path: Path) -> None:
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 10))
 def test_ticks_are_inside_and_evenly_spaced(low: float, span: float, count: int) -> None:
     high = low + span
-    ticks = _ticks(low, high, count)
-    assert len(ticks) <= count + 1
+    found = ticks(low, high, count)
+    assert len(found) <= count + 1
     slack = span * 1e-6
-    assert all(low - slack <= tick <= high + slack for tick in ticks)
-    if len(ticks) > 2:
-        assert np.ptp(np.diff(ticks)) <= 1e-6 * span
+    assert all(low - slack <= tick <= high + slack for tick in found)
+    if len(found) > 2:
+        assert np.ptp(np.diff(found)) <= 1e-6 * span
 
 
 class Terminal(io.StringIO):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from worldforge_ros.recording.figure import figure_of
 from worldforge_ros.recording.log import EpisodeLog, GateSample
+from worldforge_ros.recording.page import Axes, cards, number, page, svg, ticks
 from worldforge_ros.recording.summary import clock_note, latency_rows
 
 _STAGES = {
@@ -23,48 +24,13 @@ _STAGES = {
     "gate": "gate verdict",
     "capture_to_command": "capture to command",
 }
-_WIDTH, _HEIGHT = 760, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 30
-
 _STYLE = """
-:root { color-scheme: light dark; --page: #ffffff; --card: #f6f8fa; --text: #1a2029;
-  --faint: #5d6877; --rule: #d8dee6; --accent: #c8143c; --good: #1c8a4b; --candidate: #e8912d;
-  --model: #3567c7; --ros: #9db4d8; --armed: #40b070; --holding: #e0a030; --disarmed: #9aa3af;
-  --stopped: #e04848; }
-@media (prefers-color-scheme: dark) { :root { --page: #11161d; --card: #1a212b; --text: #e6eaf0;
-  --faint: #94a0b0; --rule: #2d3642; --accent: #ff5c7c; --good: #4bd08a; --candidate: #f0a040;
-  --model: #6f9cf0; --ros: #3d5278; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 860px; padding: 40px 24px 80px; background: var(--page);
-  color: var(--text); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
-h2 { font-size: 18px; margin: 44px 0 8px; }
-p { margin: 0 0 12px; color: var(--faint); }
+:root { --armed: #40b070; --holding: #e0a030; --disarmed: #9aa3af; --stopped: #e04848; }
 img { display: block; width: 100%; max-width: 730px; border-radius: 8px; margin: 24px 0;
   border: 1px solid var(--rule); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 12px;
-  margin: 24px 0; }
-.card { background: var(--card); border-radius: 8px; padding: 12px 16px; }
-.card b { display: block; font-size: 26px; font-weight: 600; line-height: 1.25;
-  font-variant-numeric: tabular-nums; }
-.card span { color: var(--faint); font-size: 13px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 6px 10px; border-bottom: 1px solid var(--rule); }
-th { font-weight: 500; color: var(--faint); font-size: 13px; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td.bar { width: 34%; padding-right: 0; }
-td.hash { text-align: left; font: 13px ui-monospace, monospace; word-break: break-all; }
-.track { display: flex; height: 12px; border-radius: 3px; overflow: hidden; }
-.legend { font-size: 13px; color: var(--faint); margin: 6px 0 0; }
-.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 2px;
-  margin: 0 5px 0 14px; }
-.legend i:first-child { margin-left: 0; }
-svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
-.axis { stroke: var(--rule); } .goal { stroke: var(--good); stroke-dasharray: 4 4; }
-.line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
+.goal { stroke: var(--good); stroke-dasharray: 4 4; }
 .range { stroke: var(--candidate); stroke-width: 3; opacity: 0.4; stroke-linecap: round; }
-.median { stroke: var(--candidate); stroke-width: 2; } .dot { fill: var(--accent); }
+.median { stroke: var(--candidate); stroke-width: 2; }
 .ARMED { fill: var(--armed); background: var(--armed); }
 .HOLDING { fill: var(--holding); background: var(--holding); }
 .DISARMED { fill: var(--disarmed); background: var(--disarmed); }
@@ -77,9 +43,6 @@ def write_report(
 ) -> None:
     """Write the page to ``path``, with the file ``picture`` embedded."""
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>Episode, seed {log.seed}</title><style>{_STYLE}</style></head><body>",
         _headline(log, summary),
         _embedded(log, picture),
         _progress(log),
@@ -87,36 +50,30 @@ def write_report(
         _latency(summary),
         _gate(summary),
         _provenance(summary),
-        "</body></html>\n",
     ]
-    path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    path.write_text(page(f"Episode, seed {log.seed}", parts, _STYLE), encoding="utf-8")
 
 
 def _headline(log: EpisodeLog, summary: Mapping[str, Any]) -> str:
     counts, figure = summary["counts"], figure_of(summary)
     progress = summary[figure.name]
     reaction = summary["latency_ms"]["capture_to_command"]
-    cards = [
+    items = [
         (figure.text(progress["max"]), f"highest {figure.name}"),
         (figure.text(progress["final"]), f"final {figure.name}"),
         (str(counts["plans"]), "plans"),
         (f"{counts['chunks_scored']:,}", "candidates scored"),
         (f"{counts['chunks_approved']} / {counts['chunks_rejected']}", "approved / rejected"),
         (str(counts["executed_steps"]), "steps executed"),
-        (f"{_number(reaction and reaction['p50'], 0)} ms", "capture to command, median"),
+        (f"{number(reaction and reaction['p50'], 0)} ms", "capture to command, median"),
         (str(summary["deadline_misses"]), "deadline misses"),
     ]
-    body = "".join(f"<div class='card'><b>{b}</b><span>{s}</span></div>" for b, s in cards)
     ended = f" · {escape(str(summary['ended']))}" if "ended" in summary else ""
     return (
         f"<h1>{escape(log.task[:1].upper() + log.task[1:]) or 'Episode'}</h1>"
         f"<p>Seed {summary['seed']} · {summary['duration']:.1f} s at "
-        f"{_number(summary['realtime_factor'], 2)} x real time{ended}</p>"
-        f"<div class='cards'>{body}</div>"
+        f"{number(summary['realtime_factor'], 2)} x real time{ended}</p>"
+        f"{cards(items)}"
     )
 
 
@@ -134,71 +91,22 @@ def _embedded(log: EpisodeLog, picture: Path | None) -> str:
     )
 
 
-class _Axes:
-    """A plot with time from 0 to ``duration`` seconds and values from ``low`` to ``high``."""
-
-    def __init__(self, duration: float, low: float, high: float) -> None:
-        self.duration = max(duration, 1e-9)
-        self.low = low
-        self.high = high if high > low else low + 1.0
-
-    def x(self, time: float) -> float:
-        share = min(max(time / self.duration, 0.0), 1.0)
-        return round(_LEFT + share * (_WIDTH - _LEFT - _RIGHT), 1)
-
-    def y(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(_HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM), 1)
-
-    def frame(self, ticks: Sequence[float], label: Callable[[float], str]) -> str:
-        parts = []
-        for value in ticks:
-            y = self.y(value)
-            parts.append(
-                f"<line class='axis' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{y}' y2='{y}'/>"
-                f"<text x='{_LEFT - 6}' y='{y + 4}' text-anchor='end'>{label(value)}</text>"
-            )
-        parts += [
-            f"<text x='{self.x(time)}' y='{_HEIGHT - 10}' text-anchor='middle'>{time:g} s</text>"
-            for time in _ticks(0.0, self.duration, 6)
-        ]
-        return "".join(parts)
-
-
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about ``count`` of them."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / count
-    power = 10.0 ** np.floor(np.log10(rough))
-    step = float(next(m * power for m in (1, 2, 5, 10) if m * power >= rough))
-    first = int(np.ceil(low / step - 1e-9))
-    last = int(np.floor(high / step + 1e-9))
-    return [round(index * step, 10) for index in range(first, last + 1)]
-
-
-def _svg(body: str, title: str, height: int = _HEIGHT) -> str:
-    return (
-        f"<svg viewBox='0 0 {_WIDTH} {height}' role='img' aria-label='{escape(title)}'>{body}</svg>"
-    )
-
-
 def _progress(log: EpisodeLog) -> str:
     if not log.progress:
         return ""
     figure = log.figure
-    axes = _Axes(log.duration, 0.0, figure.full)
+    axes = Axes(log.duration, 0.0, figure.full)
     points = " ".join(f"{axes.x(t)},{axes.y(v)}" for t, v in log.progress)
     goal = axes.y(figure.above)
     body = axes.frame([share * figure.full for share in (0.0, 0.25, 0.5, 0.75, 1.0)], figure.text)
-    body += f"<line class='goal' x1='{_LEFT}' x2='{_WIDTH - _RIGHT}' y1='{goal}' y2='{goal}'/>"
+    body += f"<line class='goal' x1='{axes.left}' x2='{axes.right}' y1='{goal}' y2='{goal}'/>"
     body += f"<polyline class='line' points='{points}'/>"
     legend = "".join(f"<i class='{m}'></i>{m.lower()}" for m in _modes_seen(log.gate))
     return (
         f"<h2>{figure.name.capitalize()}</h2><p>Solved above {figure.text(figure.above)} (dashed). "
         "The strip is the mode of the safety gate.</p>"
-        f"{_svg(body, f'{figure.name} over time')}"
-        f"{_svg(_mode_strip(log, axes), 'gate mode over time', 14)}"
+        f"{svg(body, f'{figure.name} over time')}"
+        f"{svg(_mode_strip(log, axes), 'gate mode over time', 14)}"
         f"<p class='legend'>{legend}</p>"
     )
 
@@ -207,7 +115,7 @@ def _modes_seen(gate: Sequence[GateSample]) -> list[str]:
     return sorted({escape(sample.mode) for sample in gate})
 
 
-def _mode_strip(log: EpisodeLog, axes: _Axes) -> str:
+def _mode_strip(log: EpisodeLog, axes: Axes) -> str:
     changes: list[GateSample] = []
     for sample in log.gate:
         if not changes or changes[-1].mode != sample.mode:
@@ -234,9 +142,8 @@ def _costs(log: EpisodeLog) -> str:
     low = min(float(costs.min()) for _, costs, _ in cycles)
     # A few absurd candidates must not flatten the rest of the plot.
     high = float(np.percentile(np.concatenate([costs for _, costs, _ in cycles]), 99))
-    axes = _Axes(log.duration, min(low, 0.0) if low < 0 else low * 0.9, high)
-    ticks = _ticks(axes.low, axes.high, 4)
-    body = axes.frame(ticks, "{:.3g}".format)
+    axes = Axes(log.duration, min(low, 0.0) if low < 0 else low * 0.9, high)
+    body = axes.frame(ticks(axes.low, axes.high, 4), "{:.3g}".format)
     for time, costs, chosen in cycles:
         x, median = axes.x(time), axes.y(min(float(np.median(costs)), high))
         top, bottom = axes.y(min(float(costs.max()), high)), axes.y(float(costs.min()))
@@ -246,7 +153,7 @@ def _costs(log: EpisodeLog) -> str:
     return (
         "<h2>World-model cost of every plan</h2><p>Bar: from the lowest to the highest cost "
         "(cut at the 99th percentile). Tick: median. Dot: the chosen one.</p>"
-        f"{_svg(body, 'costs over time')}"
+        f"{svg(body, 'costs over time')}"
     )
 
 
@@ -255,7 +162,7 @@ def _latency(summary: Mapping[str, Any]) -> str:
     longest = max((row["p50"] for row in rows if row["p50"] is not None), default=0.0)
     body = []
     for row in rows:
-        cells = "".join(f"<td>{_number(row[key])}</td>" for key in ("p50", "p95", "max"))
+        cells = "".join(f"<td>{number(row[key])}</td>" for key in ("p50", "p95", "max"))
         body.append(
             f"<tr><td>{_STAGES[row['stage']]}</td>{cells}<td class='bar'>{_bar(row, longest)}</td>"
             "</tr>"
