@@ -18,6 +18,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """One hash of the weights and settings in a checkpoint folder.
+
+    :raises WorldForgeError: ``CHECKPOINT_MISSING``.
+    """
+    if not folder.is_dir():
+        raise mismatch(
+            ErrorCode.CHECKPOINT_MISSING, "checkpoint", found=f"no folder {folder}", expected="one"
+        )
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".pt"):
+            total.update(path.name.encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
 def torch_device(name: str) -> torch.device:
     """The torch device of that name, once something could be put on it.
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.evaluation import results
+from worldforge_ros.evaluation.engines import ENGINES
 from worldforge_ros.evaluation.lockstep import REFINE, Settings
 from worldforge_ros.evaluation.planners import PLANNERS
 from worldforge_ros.evaluation.protocols import PROTOCOLS, check_unseen
 from worldforge_ros.evaluation.runner import (
-    ENGINES,
     EPISODES_FILE,
     SETTINGS_FILE,
     Finished,

@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from worldforge_ros.checkpoints import folder_sha256
 from worldforge_ros.embodiment import load_embodiment
-from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
+from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.evaluation.engines import run_tasks
 from worldforge_ros.evaluation.lockstep import (
     Compared,
     EpisodeResult,
@@ -32,7 +31,6 @@ from worldforge_ros.evaluation.lockstep import (
 from worldforge_ros.evaluation.planners import NEED_POLICY, NEED_WORLD_MODEL, Models
 from worldforge_ros.resources import resolve_path
 
-ENGINES = ("local", "ray")
 EPISODES_FILE = "episodes.jsonl"
 SETTINGS_FILE = "settings.json"
 
@@ -151,25 +149,11 @@ def describe(settings: Settings, planners: Sequence[str]) -> dict[str, Any]:
     for name in ("policy", "world_model"):
         if name in document:
             folder = resolve_path(document[name])
-            document[f"{name}_sha256"] = _folder_sha256(folder)
+            document[f"{name}_sha256"] = folder_sha256(folder)
     # Neither threads nor where a model runs is meant to change a result.
     for name in ("threads", "device"):
         del document[name]
     return document
-
-
-def _folder_sha256(folder: Path) -> str:
-    """One hash of the weights and settings in a checkpoint folder."""
-    if not folder.is_dir():
-        raise mismatch(
-            ErrorCode.CHECKPOINT_MISSING, "checkpoint", found=f"no folder {folder}", expected="one"
-        )
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".pt"):
-            total.update(path.name.encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
 
 
 def run_all(
@@ -195,51 +179,6 @@ def run_all(
         for name in planners
         if (name, seed) not in there
     ]
-    for finished in _ray(tasks, jobs) if engine == "ray" else _local(tasks, jobs):
+    for finished in run_tasks(_run, tasks, engine=engine, jobs=jobs):
         record.add(finished)
         advance(finished)
-
-
-def _local(tasks: Sequence[_Task], jobs: int) -> Iterator[Finished]:
-    if jobs == 1:
-        yield from map(_run, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
-        futures = [pool.submit(_run, task) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _ray(tasks: Sequence[_Task], jobs: int) -> Iterator[Finished]:
-    """On the cluster that ``RAY_ADDRESS`` names, else on a private one with ``jobs`` workers.
-
-    The cluster's machines need this package and the checkpoints at the same paths.
-    """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise WorldForgeError(
-            ErrorCode.DEPENDENCY_MISSING,
-            f"--engine ray could not import ray ({error}); expected the package ray: pip install "
-            "'ray[default]'",
-        ) from error
-    private = not os.environ.get("RAY_ADDRESS")
-    started = not ray.is_initialized()
-    if started:
-        options: dict[str, Any] = {"num_cpus": jobs} if private else {}
-        ray.init(log_to_driver=False, include_dashboard=False, **options)
-    try:
-        remote = ray.remote(num_cpus=1)(_run)
-        waiting = [remote.remote(task) for task in tasks]
-        while waiting:
-            ready, waiting = ray.wait(waiting, num_returns=1)
-            yield ray.get(ready[0])
-    finally:
-        if started:
-            ray.shutdown()
