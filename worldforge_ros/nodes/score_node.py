@@ -29,8 +29,8 @@ from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.model_node import ModelNode
 from worldforge_ros.scorers.base import Scorer
 from worldforge_ros.scorers.contract import ActionSpace, one_batch
-from worldforge_ros.scorers.loading import ScorerConfig, load_scorer, scorer_config
-from worldforge_ros.scorers.settings import SCORERS
+from worldforge_ros.scorers.loading import load_scorer
+from worldforge_ros.scorers.parameters import declare
 from worldforge_ros.srv import RefineCandidates, ScoreCandidates
 
 SPACES = {
@@ -45,8 +45,8 @@ class ScoreNode(ModelNode[Scorer]):
 
     def __init__(self) -> None:
         super().__init__("score_node")
-        self._config = self._declare_model()
         parameters = self.parameters
+        self._config = declare(parameters, self.num_threads, os.environ)
         self._max_candidates = parameters.integer(
             "max_candidates", 4096, "most candidates a request may hold", minimum=1, maximum=65536
         )
@@ -80,89 +80,6 @@ class ScoreNode(ModelNode[Scorer]):
         self.open_service(ScoreCandidates, "score_candidates", self._on_score)
         self.open_service(RefineCandidates, "refine_candidates", self._on_refine)
         self.open_service(SelfTest, "~/health", self._on_health)
-
-    def _declare_model(self) -> ScorerConfig:
-        parameters = self.parameters
-        scorer = parameters.text("scorer", "lewm", "family of the world model", SCORERS)
-        given = {
-            "model_path": parameters.text(
-                "model_path",
-                "",
-                "lewm: checkpoint folder, weights file or run name, empty: LEWORLDMODEL_POLICY or "
-                "LEWM_POLICY, else the shipped PushT model; jepa_wms: name in its hubconf.py, "
-                "empty: JEPA_WMS_MODEL_NAME",
-            ),
-            "cache_dir": parameters.text(
-                "cache_dir",
-                "",
-                "lewm: folder that run names are relative to; empty: LEWORLDMODEL_CACHE_DIR, else "
-                "STABLEWM_HOME, else ~/.stable_worldmodel",
-            ),
-            "repository": parameters.text(
-                "repository",
-                "",
-                "jepa_wms: folder with its repository, or owner/name:commit; empty: "
-                "JEPA_WMS_MODEL_PATH",
-            ),
-            "device": parameters.text(
-                "device",
-                "",
-                "torch device; empty: LEWORLDMODEL_DEVICE or JEPA_WMS_DEVICE, else cpu",
-            ),
-        }
-        return scorer_config(
-            scorer,
-            given,
-            os.environ,
-            threads=self.num_threads,
-            objective=parameters.text(
-                "objective",
-                "",
-                "how the last latent is compared with the goal where a request leaves it open; "
-                "empty: the model's own",
-            ),
-            sha256=parameters.text(
-                "sha256", "", "SHA-256 that the weights must have; an object checkpoint needs it"
-            ),
-            backend=parameters.text(
-                "backend",
-                "",
-                "lewm: torch, openvino (faster on a CPU, needs the package) or upstream (the "
-                "model's own cost function); empty: torch, or upstream for an object checkpoint",
-                ("", "torch", "openvino", "upstream"),
-            ),
-            precision=parameters.text(
-                "precision",
-                "float32",
-                "lewm: bfloat16 is faster on some machines and can change which candidate is best",
-                ("float32", "bfloat16"),
-            ),
-            memory_limit_mib=parameters.integer(
-                "memory_limit_mib",
-                512,
-                "lewm: most that one pass of the rollout takes, MiB; the rest waits for another",
-                minimum=1,
-                maximum=1 << 20,
-            ),
-            trust_repository=parameters.flag(
-                "trust_repository", False, "jepa_wms: allow the code of its repository to run"
-            ),
-            proprio_weight=parameters.number(
-                "proprio_weight",
-                0.1,
-                "jepa_wms: weight of the joint state in the cost, where the model has one",
-                minimum=0.0,
-                maximum=1e6,
-            ),
-            goal_proprio=parameters.numbers(
-                "goal_proprio", [], "jepa_wms: joint state of the goal in the model's units"
-            ),
-            actions_are_normalized=parameters.flag(
-                "actions_are_normalized",
-                True,
-                "jepa_wms: whether candidates in model space are normalised already",
-            ),
-        )
 
     def load(self) -> Scorer:
         """Load the checkpoint and run it until it is warm."""

@@ -114,3 +114,11 @@ class Scorer(Protocol):
             or (history - 1, block * J) in model space; None or empty when ``history`` is 1.
         :raises WorldForgeError: with a specific code; nothing is padded or cut.
         """
+
+    def seen_cost(self, seen: Observation, goal: ImageArray, objective: str = "") -> float | None:
+        """What a candidate would cost that is predicted to end in what was ``seen``; None where
+        the runtime cannot tell.
+
+        :raises WorldForgeError: ``CAMERA_MISSING``, ``IMAGE_SIZE_MISMATCH`` or
+            ``OBJECTIVE_UNKNOWN``.
+        """

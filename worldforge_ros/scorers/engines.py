@@ -133,6 +133,12 @@ class LatentEngine:
         with torch.inference_mode():
             self._embedding(image)
 
+    def seen_cost(self, image: ImageArray, goal: ImageArray, objective: str) -> float:
+        """What a candidate would cost that is predicted to end in ``image``."""
+        with torch.inference_mode():
+            end, target = (self._embedding(picture)[0] for picture in (image, goal))
+            return float(self._costs[objective](end[None].float(), target)[0])
+
     def _embedding(self, image: ImageArray) -> tuple[Tensor, bool]:
         """Embedding (D,) of one picture, and whether it was kept from before."""
         digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()

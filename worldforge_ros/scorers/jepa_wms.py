@@ -322,6 +322,31 @@ class JepaWmsScorer:
         }
         return scores_of(self._facts, raw, candidates, blocks, space, details, index)
 
+    def seen_cost(self, seen: Observation, goal: ImageArray, objective: str = "") -> float | None:
+        """See :meth:`worldforge_ros.scorers.base.Scorer.seen_cost`."""
+        image = camera_image(seen, self._embodiment)
+        for picture in (image, goal):
+            check_image(picture, self._embodiment.scoring.camera, self._embodiment)
+        chosen = choose_objective(objective, self._options.objective, OBJECTIVES, self.model_id)
+        if self._native is not None:
+            return None
+        try:
+            with torch.no_grad():
+                end, _ = self._encoded(self._context([seen]))
+                target, _ = self._encoded(self._goal(goal))
+                return float(self._compared(_last(end), target, chosen)[0])
+        except RuntimeError as error:
+            raise _failed(self.model_id, type(error).__name__, str(error)) from error
+
+    def _compared(self, latents: Any, target: Any, objective: str) -> Tensor:
+        """Costs (S,) of latents (S, ...) against the goal's."""
+        cost = _distance(_visual(latents), _visual(target)[0, -1], objective)
+        if self._uses_proprio and self._options.proprio_weight > 0:
+            cost = cost + self._options.proprio_weight * _distance(
+                latents["proprio"], target["proprio"][0, -1], objective
+            )
+        return cost
+
     def _check_proprio(self) -> bool:
         """Whether the model takes the joint state, once everything that this needs is there."""
         spec = self._embodiment.scoring.proprio
@@ -419,12 +444,7 @@ class JepaWmsScorer:
         for start in range(0, len(blocks), self._options.chunk):
             actions = torch.from_numpy(blocks[start : start + self._options.chunk]).float()
             predicted = self._unrolled(context, past, actions.to(self._device))
-            cost = _distance(_visual(predicted), _visual(target)[0, -1], objective)
-            if self._uses_proprio and self._options.proprio_weight > 0:
-                cost = cost + self._options.proprio_weight * _distance(
-                    predicted["proprio"], target["proprio"][0, -1], objective
-                )
-            parts.append(cost)
+            parts.append(self._compared(predicted, target, objective))
         cached = {
             "history_cached": f"{len(history) if kept else 0} of {len(history)}",
             "goal_cached": "true" if goal_kept else "false",
@@ -589,6 +609,13 @@ def _parameters_sha256(model: Any) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _last(latents: Any) -> Any:
+    """Latents (1, ...) of the last frame of a context."""
+    if torch.is_tensor(latents):
+        return latents[:, -1]
+    return {name: latents[name][:, -1] for name in ("visual", "proprio")}
 
 
 def _visual(latent: Any) -> Tensor:

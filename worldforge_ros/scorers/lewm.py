@@ -256,6 +256,16 @@ class LeWMScorer:
         }
         return scores_of(self._facts, raw, candidates, blocks, space, details)
 
+    def seen_cost(self, seen: Observation, goal: ImageArray, objective: str = "") -> float | None:
+        """See :meth:`worldforge_ros.scorers.base.Scorer.seen_cost`."""
+        image = camera_image(seen, self._embodiment)
+        for picture in (image, goal):
+            check_image(picture, self._embodiment.scoring.camera, self._embodiment)
+        chosen = choose_objective(objective, self.default_objective, self.objectives, self.model_id)
+        if not isinstance(self._engine, LatentEngine):
+            return None
+        return self._engine.seen_cost(image, goal, chosen)
+
     def embed(self, images: npt.NDArray[np.uint8]) -> Tensor:
         """Embeddings (N, D) of camera pictures (N, height, width, 3) uint8."""
         return self._latents().embed(images)
