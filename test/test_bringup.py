@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 
 from worldforge_ros.bringup import (
     MODEL_ENVIRONMENT,
+    REPLAY_ARGUMENTS,
     TASKS,
     Argument,
     NodeSpec,
+    Playback,
     Task,
     bring_up,
     find_task,
+    replay,
 )
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
@@ -222,6 +225,134 @@ def test_a_search_without_a_policy_needs_no_policy_node() -> None:
     assert both["episode_node"].parameters["policy"] is True
 
 
+def test_a_bag_is_written_when_it_is_asked_for() -> None:
+    assert list(bringup(bag="/b")) == [*SIX, "record_node", "episode_node"]
+    recorder = bringup(bag="/b", command_topic="/arm/commands", sim="false")["record_node"]
+    share = "package://worldforge_ros/models/pusht"
+    assert recorder.parameters == {
+        "embodiment": "pusht",
+        "use_sim_time": False,
+        "output": "/b",
+        "policy_path": f"{share}/policy",
+        "model_path": f"{share}/world_model",
+    }
+    assert ("joint_commands", "/arm/commands") in recorder.remappings, "as the gate's"
+    assert not recorder.exit_ends_all
+    assert bringup(bag="/b", rate="0.5")["record_node"].parameters["use_sim_time"] is True
+    assert bringup(bag="/b", planner="first")["record_node"].parameters["model_path"] == ""
+
+
+def played(**arguments: str) -> tuple[dict[str, NodeSpec], Playback]:
+    specs, playback = replay({"bag": "/bags/first", **arguments})
+    return {spec.name: spec for spec in specs}, playback
+
+
+def options(playback: Playback) -> dict[str, list[str]]:
+    """Values of ``ros2 bag play`` by option."""
+    found: dict[str, list[str]] = {}
+    for item in playback.argv[4:]:
+        if item.startswith("--"):
+            values = found.setdefault(item, [])
+        else:
+            values.append(item)
+    return found
+
+
+def test_a_replay_runs_the_live_nodes_without_a_robot_and_never_arms() -> None:
+    specs, playback = played()
+    assert list(specs) == SIX[:-1]
+    assert {spec.parameters["use_sim_time"] for spec in specs.values()} == {True}
+    for topic, target in specs["safety_gate"].remappings:
+        assert target == f"replayed/{topic}", "no controller listens there"
+    assert len(specs["safety_gate"].remappings) == 3
+    share = "package://worldforge_ros/models/pusht"
+    assert specs["policy_node"].parameters["policy_path"] == f"{share}/policy"
+    assert specs["planner_node"].parameters["num_candidates"] == PUSHT.candidates
+    assert playback.argv[:4] == ("ros2", "bag", "play", "/bags/first")
+    assert options(playback) == {
+        "--clock": ["100"],
+        "--rate": ["1.0"],
+        "--disable-keyboard-controls": [],
+        # What the live nodes publish themselves is not played.
+        "--topics": [
+            "/joint_states",
+            "/camera/top/image_raw",
+            "/camera/top/image_raw/compressed",
+            "/goal_image",
+        ],
+        "--remap": [
+            "/joint_states:=/joint_states",
+            "/camera/top/image_raw:=/camera/top/image_raw",
+            "/camera/top/image_raw/compressed:=/camera/top/image_raw/compressed",
+            "/goal_image:=/goal_image",
+        ],
+    }
+    assert (playback.heartbeat, playback.nodes) == (
+        "/heartbeat",
+        ("policy_node", "score_node", "planner_node"),
+    )
+
+
+def test_a_replay_takes_recorded_topics_from_where_they_are() -> None:
+    specs, playback = played(
+        namespace="/again",
+        bag_namespace="left",
+        remap="camera/top/image_raw:=/front/image_raw goal_image:=goal",
+        planner="first",
+        rate="2.0",
+    )
+    assert {spec.namespace for spec in specs.values()} == {"/again"}
+    assert (playback.heartbeat, playback.nodes) == (
+        "/again/heartbeat",
+        ("policy_node", "planner_node"),
+    )
+    given = options(playback)
+    assert given["--rate"] == ["2.0"]
+    assert given["--topics"][1] == "/front/image_raw"
+    assert set(given["--remap"]) == {
+        "/left/joint_states:=/again/joint_states",
+        "/front/image_raw:=/again/camera/top/image_raw",
+        "/left/camera/top/image_raw/compressed:=/again/camera/top/image_raw/compressed",
+        "/left/goal:=/again/goal_image",
+    }
+
+
+def test_a_replay_may_begin_with_recorded_observations_and_be_recorded() -> None:
+    specs, playback = played(observations="observation", record_bag="/b")
+    assert "observation_node" not in specs
+    assert specs["record_node"].parameters["output"] == "/b"
+    assert specs["record_node"].parameters["use_sim_time"] is True
+    assert options(playback)["--topics"] == ["/observation", "/goal_image"]
+
+
+def test_a_replay_of_any_robot_needs_what_its_bring_up_needs(tmp_path: Path) -> None:
+    file = tmp_path / "arm.yaml"
+    file.write_text((ROOT / "config/embodiments/aloha.yaml").read_text())
+    with pytest.raises(WorldForgeError, match="argument policy_path is empty"):
+        played(embodiment=str(file), planner="first")
+    specs, _ = played(embodiment=str(file), planner="first", policy_path="/p")
+    assert specs["planner_node"].parameters["num_candidates"] == TASKS["robot"].candidates
+    assert "mock_robot" not in specs
+    assert played(embodiment="aloha")[0]["planner_node"].parameters["num_candidates"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"bag": ""}, "argument bag is empty"),
+        ({"rate": "0"}, "argument rate is 0.0"),
+        ({"remap": "front:=/x"}, "'front:=/x'; expected NAME:=TOPIC with a name of joint_states"),
+        ({"remap": "joint_states=/x"}, "'joint_states=/x'; expected NAME:=TOPIC"),
+        ({"num_candidates": "0"}, "argument num_candidates is 0"),
+        ({"arm": "true"}, "argument is 'arm'"),
+    ],
+)
+def test_bad_arguments_of_a_replay_are_named(arguments: dict[str, str], named: str) -> None:
+    with pytest.raises(WorldForgeError, match=re.escape(named)) as caught:
+        played(**arguments)
+    assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
 @pytest.mark.parametrize("planner", ["first", "random"])
 def test_a_planner_that_does_not_score_needs_no_score_node(planner: str) -> None:
     specs = bringup(planner=planner, record="true")
@@ -278,7 +409,7 @@ def test_numbers_are_parsed_exactly(value: float) -> None:
 
 
 def test_every_default_is_valid_and_described(task: Task) -> None:
-    for argument in task.arguments:
+    for argument in (*task.arguments, *REPLAY_ARGUMENTS):
         argument.parse(argument.default)
         assert argument.description.endswith(".")
 
@@ -337,7 +468,7 @@ def test_a_parameter_file_that_would_be_ignored_is_refused(
 def test_every_node_is_an_executable_of_the_package(task: Task) -> None:
     lines = (ROOT / "executables.txt").read_text().splitlines()
     executables = dict(line.split(" = ") for line in lines if line.strip())
-    for spec in default(task, planner="scored"):
+    for spec in default(task, planner="scored", bag="/b"):
         assert executables[spec.executable] == f"{spec.module}:main"
 
 
@@ -353,7 +484,7 @@ def declared_parameters(executable: str) -> set[str]:
     [
         pytest.param(spec, id=f"{task.name}-{spec.name}")
         for task in TASKS.values()
-        for spec in default(task, planner="scored")
+        for spec in default(task, planner="scored", bag="/b")
     ],
 )
 def test_every_parameter_is_declared_by_its_node(spec: NodeSpec) -> None:
@@ -363,9 +494,14 @@ def test_every_parameter_is_declared_by_its_node(spec: NodeSpec) -> None:
 
 @pytest.fixture
 def launch_file(task: Task) -> Any:
+    return load(task.name)
+
+
+def load(name: str) -> Any:
+    """The module of a launch file."""
     pytest.importorskip("launch_ros", reason="launch_ros is not installed")
-    path = ROOT / f"launch/{task.name}.launch.py"
-    spec = importlib.util.spec_from_file_location(f"{task.name}_launch", path)
+    path = ROOT / f"launch/{name}.launch.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_launch", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -394,7 +530,7 @@ def launched(module: Any, **arguments: str) -> tuple[Any, list[Any]]:
     [
         {},
         {"sim": "false"},
-        {"num_candidates": "4", "record": "true", "namespace": "/left"},
+        {"num_candidates": "4", "record": "true", "namespace": "/left", "bag": "/b"},
     ],
 )
 def test_launch_file_runs_what_the_description_says(
@@ -432,6 +568,39 @@ def test_launch_file_declares_every_argument_with_its_default(task: Task, launch
         assert "".join(part.text for part in action.default_value) == argument.default
         assert action.description.startswith(argument.description)
         assert tuple(action.choices or ()) == argument.choices
+
+
+def test_launch_file_of_a_replay_runs_the_nodes_and_then_the_bag() -> None:
+    context, actions = launched(load("replay"), bag="/b", namespace="/again")
+    specs, playback = played(bag="/b", namespace="/again")
+    *nodes, waiting = actions
+    for action, spec in zip(nodes, specs.values(), strict=True):
+        action._perform_substitutions(context)
+        assert action.node_name == spec.full_name
+    (look,) = waiting.actions
+    player = look._OpaqueFunction__function.__self__
+    assert player._missing == set(playback.nodes)
+    # What waits has nothing to listen with here.
+    player._listens = True
+    (again,) = look.visit(context)
+    assert type(again) is type(waiting), "nodes that are not heard are waited for"
+    player._missing.clear()
+    (play,) = look.visit(context)
+    assert [part[0].text for part in play.cmd] == list(playback.argv)
+    running = SimpleNamespace(is_shutdown=False)
+    ended = player._ended(SimpleNamespace(returncode=0), running)
+    assert type(ended).__name__ == "Shutdown"
+    with pytest.raises(WorldForgeError, match="ros2 bag play ended with status 1"):
+        player._ended(SimpleNamespace(returncode=1), running)
+
+
+def test_launch_file_of_a_replay_declares_its_arguments() -> None:
+    description = load("replay").generate_launch_description()
+    declared = {a.name: a for a in description.get_launch_arguments()}
+    assert list(declared) == [argument.name for argument in REPLAY_ARGUMENTS]
+    for argument in REPLAY_ARGUMENTS:
+        default = "".join(part.text for part in declared[argument.name].default_value)
+        assert default == argument.default
 
 
 @pytest.mark.parametrize("status", [0, 1, -9])

@@ -13,7 +13,7 @@ from gate_rig import Rig, ramp
 from rclpy.parameter import Parameter
 
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.ros import gate_parameters
+from worldforge_ros.safety import parameters as gate_parameters
 from worldforge_ros.safety.config import (
     CHUNK_CODES,
     CLAMPABLE,

@@ -79,6 +79,7 @@ def test_there_is_one_enclave_for_each_node_of_the_package_and_each_person() -> 
         for enclave in root.iter("enclave")
     }
     given = {"embodiment": "aloha", "policy_path": "/p", "world_model": "/w", "record": "true"}
+    given["bag"] = "/b"
     nodes = {spec.name for task in TASKS.values() for spec in bring_up(task, given)}
     assert found == {enclave_of(node): [node] for node in nodes | PEOPLE}
     assert {profile.attrib["ns"] for profile in root.iter("profile")} == {"/"}
@@ -161,16 +162,19 @@ WAVES: tuple[tuple[tuple[str, str, dict[str, Any]], ...], ...] = (
         ("safety_gate", "safety_gate_node", {}),
         ("pusht_sim", "pusht_sim_node", {}),
         ("episode_node", "episode_node", {}),
+        ("record_node", "record_node", {}),
     ),
     (
         ("observation_node", "observation_node", {"image_transport": "compressed"}),
         ("safety_gate", "safety_gate_node", {"output": "joint_trajectory"}),
         ("aloha_sim", "aloha_sim_node", {}),
         ("episode_node", "episode_node", {"task": "aloha", "embodiment": "aloha"}),
+        ("record_node", "record_node", {"embodiment": "aloha"}),
     ),
     (
         ("safety_gate", "safety_gate_node", {"output": "target_pose"}),
         ("mock_robot", "mock_robot_node", {"embodiment": "aloha"}),
+        ("record_node", "record_node", {}),
     ),
 )
 """Name, module and parameters of nodes that run together: every setting of a node that gives it
@@ -209,15 +213,24 @@ def known_endpoints(node: Any, name: str) -> set[Right]:
 
 def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Rights:
     """Start the nodes of a wave and read what each has on the graph."""
+    from builtin_interfaces.msg import Time
     from rcl_interfaces.srv import ListParameters
     from ros_support import Ros
+    from rosgraph_msgs.msg import Clock
+    from sensor_msgs.msg import CompressedImage
 
     ros = Ros()
+    # A recorder listens to what is published, and only once there is time.
+    clock = ros.node.create_publisher(Clock, "/clock", 10)
+    driver = f"{NAMESPACE}/camera/top/image_raw/compressed"
+    ros.node.create_publisher(CompressedImage, driver, 10)
     with ExitStack() as stack:
         for name, module, given in wave:
             parameters = {**given, "use_sim_time": True}
             if name == "episode_node":
                 parameters["output_dir"] = folder
+            if name == "record_node":
+                parameters["output"] = folder / "bag"
             stack.enter_context(ros.process(module, "-r", f"__ns:={NAMESPACE}", **parameters))
         for name, _, _ in wave:
             # The executor of a node answers once its constructor has made all endpoints.
@@ -230,6 +243,7 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
         found: Rights = {}
 
         def settled() -> bool:
+            clock.publish(Clock(clock=Time(sec=1)))
             before = dict(found)
             found.update({name: endpoints(ros, name) for name, _, _ in wave})
             ros.spin_for(0.5)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
+from worldforge_ros.bags.names import FIXED_TOPICS, robot_topics
+from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.parameters import ParameterValue, parameters_from_file
 from worldforge_ros.policies.checkpoint import CONFIG_FILE, read_json
@@ -206,6 +208,12 @@ class Task:
             ),
             Argument("output_dir", "text", "", "Folder of the recording; empty: runs/<time> here."),
             Argument(
+                "bag",
+                "text",
+                "",
+                "Bag folder to make, for all that a replay needs; empty: no bag is written.",
+            ),
+            Argument(
                 "embodiment", "text", self._own(self.name), "Name or path of the embodiment file."
             ),
             Argument("namespace", "text", "/", "ROS namespace of every node."),
@@ -368,6 +376,17 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             runs=sim,
         ),
         _Node(
+            "record_node",
+            "record_node",
+            own(output="bag")
+            | {
+                "policy_path": ("policy_path", str(values["policy_path"]) if has_policy else ""),
+                "model_path": ("world_model", str(values["world_model"]) if has_scorer else ""),
+            },
+            runs=bool(values["bag"]),
+            commands=str(values["command_topic"]),
+        ),
+        _Node(
             "episode_node",
             "episode_node",
             own(
@@ -422,6 +441,152 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
                 )
             )
     return specs
+
+
+@dataclass(frozen=True)
+class Playback:
+    """``ros2 bag play`` beside live nodes: its command line, and the ``heartbeats`` (topic and node
+    names) that are heard once the nodes are ready for it.
+    """
+
+    argv: tuple[str, ...]
+    heartbeat: str
+    nodes: tuple[str, ...]
+
+
+CLOCK_RATE = 100
+"""/clock messages in a second of a bag that is played."""
+PLAYED_COMMANDS = "replayed"
+"""Namespace that the gate's commands get in a replay: were it armed, no controller would listen."""
+
+
+def _passed(name: str, *, default: str | None = None) -> Argument:
+    """An argument of every task that a replay has too."""
+    argument = next(item for item in TASKS["robot"].arguments if item.name == name)
+    if default is not None:
+        return replace(argument, default=default)
+    text = argument.description.split(";")[0].rstrip(".")
+    text = f"{text}; empty: as for the task of the embodiment."
+    return replace(argument, type="text", default="", description=text)
+
+
+REPLAY_ARGUMENTS: tuple[Argument, ...] = (
+    Argument("bag", "text", "", "Bag to play: a folder or a file, as ros2 bag play takes it."),
+    _passed("embodiment", default="pusht"),
+    _passed("policy_path"),
+    _passed("world_model"),
+    _passed("num_candidates"),
+    _passed("params_file"),
+    _passed("device", default="cpu"),
+    _passed("planner", default="scored"),
+    _passed("source", default="policy"),
+    Argument("seed", "int", "0", "Seed of the policy's samples."),
+    Argument("rate", "float", "1.0", "Speed of the playback against the recording."),
+    _passed("namespace", default="/"),
+    Argument(
+        "bag_namespace", "text", "/", "Namespace of the recorded topics; they go to namespace."
+    ),
+    Argument(
+        "remap",
+        "text",
+        "",
+        "Recorded topics of other names, separated by blanks, such as "
+        "camera/top/image_raw:=/front/image_raw.",
+    ),
+    Argument(
+        "observations",
+        "text",
+        "sensors",
+        "What is played: cameras and joint states, or the observations that were made of them.",
+        choices=("sensors", "observation"),
+    ),
+    Argument(
+        "record_bag",
+        "text",
+        "",
+        "Bag folder to make of what the live nodes do with it; empty: none.",
+    ),
+)
+"""Of :func:`replay`."""
+
+
+def replay(arguments: Mapping[str, str] | None = None) -> tuple[list[NodeSpec], Playback]:
+    """Live nodes in the time of a bag that is played, for ``name: text`` arguments of
+    :data:`REPLAY_ARGUMENTS`: the nodes of the embodiment's task without a robot.
+
+    The gate is never armed: what it checks and the plans are all there is to see. Only what the
+    robot saw is played, since the live nodes publish the rest themselves.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` as :func:`bring_up`, and without a bag;
+        ``EMBODIMENT_...`` for a file that cannot be used.
+    """
+    values = parse_arguments(REPLAY_ARGUMENTS, arguments or {})
+    if not values["bag"]:
+        raise mismatch(ErrorCode.INVALID_ARGUMENT, "argument bag", found="empty", expected="a bag")
+    if float(values["rate"]) <= 0:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT, "argument rate", found=values["rate"], expected="above 0"
+        )
+    name = str(values["embodiment"])
+    task = TASKS[name] if name in TASKS and not TASKS[name].mock else TASKS["robot"]
+    given = {
+        argument.name: str(values[argument.name])
+        for argument in REPLAY_ARGUMENTS
+        if argument.name in {item.name for item in task.arguments} and values[argument.name] != ""
+    }
+    given |= {"sim": "false", "arm": "false", "rate": "1.0", "bag": str(values["record_bag"])}
+    sensors = values["observations"] == "sensors"
+    specs = [
+        replace(
+            spec,
+            parameters={**spec.parameters, "use_sim_time": True},
+            remappings=tuple((topic, f"{PLAYED_COMMANDS}/{topic}") for topic in COMMAND_TOPICS)
+            if spec.name == "safety_gate"
+            else spec.remappings,
+        )
+        for spec in bring_up(task, given)
+        if sensors or spec.name != "observation_node"
+    ]
+    embodiment = load_embodiment(name)
+    names = [FIXED_TOPICS["observation"].name]
+    if sensors:
+        names = [topic.name for topics in robot_topics(embodiment).values() for topic in topics]
+    names.append(FIXED_TOPICS["goal_image"].name)
+    played = _played(names, str(values["bag_namespace"]), str(values["remap"]))
+    namespace = str(values["namespace"]).strip("/")
+    argv = ["ros2", "bag", "play", str(values["bag"]), "--clock", str(CLOCK_RATE)]
+    argv += ["--rate", str(values["rate"]), "--disable-keyboard-controls"]
+    argv += ["--topics", *played.values()]
+    argv += ["--remap"]
+    argv += [f"{topic}:={_absolute(namespace, name)}" for name, topic in played.items()]
+    ready = ("planner_node", "policy_node", "score_node")
+    return specs, Playback(
+        tuple(argv),
+        _absolute(namespace, "heartbeat"),
+        tuple(spec.name for spec in specs if spec.name in ready),
+    )
+
+
+def _played(names: Sequence[str], namespace: str, remap: str) -> dict[str, str]:
+    """Recorded topic for each of our relative names."""
+    played = {name: _absolute(namespace, name) for name in names}
+    for rule in remap.split():
+        name, given, topic = rule.partition(":=")
+        if not given or name not in played or not topic:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                "argument remap",
+                found=repr(rule),
+                expected=f"NAME:=TOPIC with a name of {', '.join(played)}",
+            )
+        played[name] = _absolute(namespace, topic)
+    return played
+
+
+def _absolute(namespace: str, name: str) -> str:
+    if name.startswith("/"):
+        return name
+    return f"/{namespace.strip('/')}/{name}" if namespace.strip("/") else f"/{name}"
 
 
 def _policy_history(path: str) -> dict[str, tuple[str, ParameterValue]]:

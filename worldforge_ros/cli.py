@@ -48,6 +48,35 @@ EVALUATION = {
     "--world-model package://worldforge_ros/models/aloha/world_model",
 }
 """What can be evaluated in lockstep, and the options that make the evaluation the task's."""
+OWN_MODULE = {
+    "replay": (
+        "worldforge_ros.replay.command",
+        "evaluate a planner on recorded bags: policy, scores, gate, synchronisation",
+        "worldforge replay bags/* --embodiment pusht --planner scored --out runs/replay",
+    ),
+    "record": (
+        "worldforge_ros.bags.record_command",
+        "write what the nodes see, plan and do to an MCAP bag",
+        "worldforge record --embodiment pusht --out bags/first",
+    ),
+    "export": (
+        "worldforge_ros.bags.export_command",
+        "bags to a LeRobot data set, and back",
+        "worldforge export bags/* --to-lerobot data/recorded",
+    ),
+    "drift": (
+        "worldforge_ros.evaluation.drift_command",
+        "how many steps ahead a world model may be believed, on recorded data",
+        "worldforge drift bags/* --world-model models/pusht/world_model",
+    ),
+    "surprise": (
+        "worldforge_ros.evaluation.surprise_command",
+        "calibrate a world model's one-step prediction error on recorded data",
+        "worldforge surprise bags/* --world-model models/pusht/world_model",
+    ),
+}
+"""Commands with a module of their own, which has ``add_arguments(parser)`` and
+``run(args) -> int``."""
 TRAINED = tuple(dict.fromkeys(task for tasks in TRAINING.values() for task in tasks))
 
 Runner = Callable[[argparse.Namespace, list[str]], int]
@@ -138,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
     )
     quality.add_argument("task", nargs="?", choices=tuple(QUALITY))
+
+    for name, (_, text, example) in OWN_MODULE.items():
+        _command(commands, name, _run_own_module, text, example, add_help=False)
 
     migrate = _command(
         commands,
@@ -290,7 +322,9 @@ def _command(
         add_help=add_help,
         allow_abbrev=False,
     )
-    parser.set_defaults(runner=runner, prog=parser.prog, summary=text, example=example)
+    parser.set_defaults(
+        runner=runner, command=name, prog=parser.prog, summary=text, example=example
+    )
     return parser
 
 
@@ -314,6 +348,9 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"action chunks proposed and scored in a cycle ({_defaults('candidates')})",
     )
     parser.add_argument("--out", type=Path, help="folder to write (runs/<time>)")
+    parser.add_argument(
+        "--bag", type=Path, help="bag folder to make, for all that a replay needs (none)"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -442,6 +479,9 @@ def _run_demo(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _episode(parsed: argparse.Namespace) -> tuple[int, Path]:
+    from worldforge_ros.bags.record_command import contents_text, read_contents
+    from worldforge_ros.bags.writer import check_free
+
     folder = parsed.out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     arguments = assignments(parsed.set)
     task = find_task(parsed.task)
@@ -454,7 +494,10 @@ def _episode(parsed: argparse.Namespace) -> tuple[int, Path]:
         "num_candidates": str(candidates),
         "output_dir": str(folder),
         "record": "true",
+        "bag": str(parsed.bag or ""),
     }
+    if parsed.bag is not None:
+        check_free(parsed.bag)
     both = sorted(set(arguments) & set(fixed))
     if both:
         raise mismatch(
@@ -470,6 +513,10 @@ def _episode(parsed: argparse.Namespace) -> tuple[int, Path]:
         quiet=not parsed.verbose,
         log_dir=folder / "logs",
     )
+    if parsed.bag is not None and (parsed.bag / "metadata.yaml").is_file():
+        contents = read_contents(parsed.bag)
+        print(f"\n{contents_text(contents)}")
+        status = status or int(not contents["complete"])
     return status, folder
 
 
@@ -546,6 +593,11 @@ def _run_quality(parsed: argparse.Namespace, rest: list[str]) -> int:
     return _delegate(
         "worldforge_ros.evaluation.quality", parsed.prog, parsed, [*options, *rest], QUALITY
     )
+
+
+def _run_own_module(parsed: argparse.Namespace, rest: list[str]) -> int:
+    name = OWN_MODULE[parsed.command][0]
+    return _run_module(name, parsed.prog, rest, f"Example: {parsed.example}")
 
 
 def _run_migrate_policy(parsed: argparse.Namespace, rest: list[str]) -> int:
@@ -731,12 +783,17 @@ def _delegate(
     rest: list[str],
     tasks: Collection[str],
 ) -> int:
-    """Run a module that has ``add_arguments(parser)`` and ``run(args) -> int``."""
+    """Run the module of a command that takes a task."""
     if parsed.task is None:
         print(
             f"usage: {prog} {{{','.join(tasks)}}} ...\n\nExample: {prog} {next(iter(tasks))} --help"
         )
         return EXIT_OK if _wants_help(rest) else EXIT_USAGE
+    return _run_module(name, f"{prog} {parsed.task}", rest)
+
+
+def _run_module(name: str, prog: str, rest: list[str], epilog: str = "") -> int:
+    """Run a module that has ``add_arguments(parser)`` and ``run(args) -> int``."""
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -747,8 +804,9 @@ def _delegate(
             expected="installed" if error.name != name else "part of this package",
         ) from error
     parser = argparse.ArgumentParser(
-        prog=f"{prog} {parsed.task}",
+        prog=prog,
         description=(module.__doc__ or "").strip() or None,
+        epilog=epilog or None,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     module.add_arguments(parser)

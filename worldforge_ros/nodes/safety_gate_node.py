@@ -29,14 +29,15 @@ from visualization_msgs.msg import MarkerArray
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.msg import ActionChunk as ActionChunkMsg
-from worldforge_ros.msg import GateStatus, Heartbeat
+from worldforge_ros.msg import GateStatus, Heartbeat, Surprise
 from worldforge_ros.observation import NANOSECONDS
 from worldforge_ros.planning.chunk import ActionChunk
-from worldforge_ros.ros import convert, gate_messages, gate_parameters, qos, runtime
+from worldforge_ros.ros import convert, gate_messages, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.gate_drawing import GateDrawing
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.ros.raw import subscribe_raw
+from worldforge_ros.safety import parameters as gate_parameters
 from worldforge_ros.safety.gate import GateMode, Outcome, SafetyGate, SetPoint, Verdict
 from worldforge_ros.safety.periods import Periods
 from worldforge_ros.safety.reasons import ReasonCode
@@ -105,6 +106,11 @@ class SafetyGateNode(Node):
             "quality of service of joint states; with reliable a lost one holds newer ones back",
             choices=("reliable", "best_effort"),
         )
+        surprise_topic = parameters.text(
+            "surprise_topic",
+            "score_node/surprise",
+            "topic of the world model's surprise; counts where max_surprise is set",
+        )
         config = gate_parameters.declare(Parameters(self, changeable=True))
         self._gate = SafetyGate(self._embodiment, config, workspace)
         self._diagnostics = Diagnostics(self)
@@ -162,6 +168,7 @@ class SafetyGateNode(Node):
         ]
         self._stops = stops[0]
         self._subscribe(Heartbeat, "heartbeat", self._on_heartbeat, qos.HEARTBEAT, SMALL_BYTES)
+        self._subscribe(Surprise, surprise_topic, self._on_surprise, qos.REPORT, SMALL_BYTES)
         self.create_service(Trigger, "safety_gate/stop", self._on_stop)
         self.create_service(Trigger, "safety_gate/rearm", self._on_rearm)
         self.create_service(SetBool, "safety_gate/enable", self._on_enable)
@@ -389,6 +396,17 @@ class SafetyGateNode(Node):
     def _on_heartbeat(self, message: Heartbeat) -> None:
         with self._lock:
             self._gate.beat(message.node, time.monotonic())
+
+    def _on_surprise(self, message: Surprise) -> None:
+        stamp = convert.stamp_to_ns(message.header.stamp)
+        with self._lock:
+            mode = self._gate.mode
+            self._gate.surprise(
+                float(message.standardised), stamp, self._ros_now(), time.monotonic()
+            )
+            changed = self._gate.mode is not mode
+        if changed:
+            self._wake.set()
 
     def _on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         def stop() -> Outcome:

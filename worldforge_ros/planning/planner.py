@@ -189,6 +189,12 @@ class RecedingPlanner:
         """Seed of the candidates of cycle ``ticket``, -1 for fresh ones."""
         return -1 if self.settings.seed < 0 else self.settings.seed + ticket
 
+    def scored_actions(self, horizon: int) -> int:
+        """Of ``horizon`` actions, as many as the world model is believed for."""
+        if self._spec is None or self.settings.drift_horizon < 1:
+            return horizon
+        return min(horizon, self.settings.drift_horizon * self._spec.block)
+
     def candidates_to_score(self) -> npt.NDArray[np.float32]:
         """The running cycle's candidates (S, H, J) as far ahead as the world model is believed."""
         assert self.cycle.trace is not None

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
+    ExecuteProcess,
     OpaqueFunction,
     SetEnvironmentVariable,
     Shutdown,
+    TimerAction,
 )
 from launch.events.process import ProcessExited
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.ros_adapters import get_ros_node
 
-from worldforge_ros.bringup import NodeSpec, Task, bring_up, find_task
+from worldforge_ros.bringup import (
+    REPLAY_ARGUMENTS,
+    Argument,
+    NodeSpec,
+    Playback,
+    bring_up,
+    find_task,
+    replay,
+)
 from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.msg import Heartbeat
 from worldforge_ros.resources import PACKAGE
+from worldforge_ros.ros import qos
 from worldforge_ros.security import DISCOVERY_RANGE, LOCAL_DISCOVERY, enclave_of
+
+READY_PERIOD = 0.2
+"""Seconds between two looks whether the nodes are ready for a bag."""
 
 
 def describe(name: str) -> LaunchDescription:
@@ -27,6 +45,26 @@ def describe(name: str) -> LaunchDescription:
     :raises WorldForgeError: ``INVALID_ARGUMENT`` when there is no such task.
     """
     task = find_task(name)
+    return _description(
+        task.arguments, lambda values: [node(spec) for spec in bring_up(task, values)]
+    )
+
+
+def describe_replay() -> LaunchDescription:
+    """The arguments of a replay, then the live nodes, and ``ros2 bag play`` once they are ready;
+    its end is the end of the launch.
+    """
+
+    def actions(values: dict[str, str]) -> list[Action]:
+        specs, playback = replay(values)
+        return [*(node(spec) for spec in specs), _Play(playback).waiting()]
+
+    return _description(REPLAY_ARGUMENTS, actions)
+
+
+def _description(
+    table: Sequence[Argument], actions: Callable[[dict[str, str]], list[Action]]
+) -> LaunchDescription:
     arguments = [
         DeclareLaunchArgument(
             argument.name,
@@ -34,21 +72,55 @@ def describe(name: str) -> LaunchDescription:
             description=argument.description,
             choices=argument.choices or None,
         )
-        for argument in task.arguments
+        for argument in table
     ]
     local = SetEnvironmentVariable(
         DISCOVERY_RANGE, EnvironmentVariable(DISCOVERY_RANGE, default_value=LOCAL_DISCOVERY)
     )
-    return LaunchDescription([*arguments, local, OpaqueFunction(function=_nodes, args=[task])])
+
+    def described(context: LaunchContext) -> list[Action]:
+        return actions({a.name: LaunchConfiguration(a.name).perform(context) for a in table})
+
+    return LaunchDescription([*arguments, local, OpaqueFunction(function=described)])
 
 
-def _nodes(context: LaunchContext, task: Task) -> list[Node]:
-    """The nodes for the values that the arguments have now."""
-    values = {
-        argument.name: LaunchConfiguration(argument.name).perform(context)
-        for argument in task.arguments
-    }
-    return [node(spec) for spec in bring_up(task, values)]
+class _Play:
+    """Plays a bag once every node that it waits for has been heard: models take their time to
+    load, and what is played before nobody uses.
+    """
+
+    def __init__(self, playback: Playback) -> None:
+        self._playback = playback
+        self._missing = set(playback.nodes)
+        self._listens = False
+
+    def waiting(self) -> Action:
+        """The action that looks, and looks again later."""
+        return TimerAction(period=READY_PERIOD, actions=[OpaqueFunction(function=self._look)])
+
+    def _look(self, context: LaunchContext) -> list[Action]:
+        if not self._listens:
+            self._listens = True
+            get_ros_node(context).create_subscription(
+                Heartbeat,
+                self._playback.heartbeat,
+                lambda message: self._missing.discard(message.node),
+                qos.HEARTBEAT,
+            )
+        if self._missing:
+            return [self.waiting()]
+        play = ExecuteProcess(cmd=list(self._playback.argv), output="screen", on_exit=self._ended)
+        return [play]
+
+    @staticmethod
+    def _ended(event: ProcessExited, context: LaunchContext) -> Action | None:
+        if context.is_shutdown:
+            return None
+        if event.returncode == 0:
+            return Shutdown(reason="the bag has been played")
+        raise WorldForgeError(
+            ErrorCode.CHILD_DIED, f"ros2 bag play ended with status {event.returncode}"
+        )
 
 
 def node(spec: NodeSpec) -> Node:

@@ -63,3 +63,13 @@ def sensor(reliability: str, depth: int = 5) -> QoSProfile:
         reliability=ReliabilityPolicy[reliability.upper()],
         durability=DurabilityPolicy.VOLATILE,
     )
+
+
+def recording(reliable: bool, latched: bool, depth: int) -> QoSProfile:
+    """For a recorder, which wants every message of publishers that offer this."""
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )

@@ -283,6 +283,12 @@ ADVICE: dict[ReasonCode, Advice] = {
         "The gate's thread was kept from running, or ROS time leapt ahead.",
         "Look at `control_period_ms_max` in `/diagnostics` and at the clock; relieve the machine.",
     ),
+    ReasonCode.SURPRISED: Advice(
+        "The world did not do what the world model expected, or nothing is known about that.",
+        "Something was moved, a picture is wrong, or nobody publishes on `surprise_topic`.",
+        "Look at the scene and at `score_node`'s diagnostics; the gate goes on by itself with a "
+        "chunk planned from a later observation.",
+    ),
     ReasonCode.HEARTBEAT_LOST: Advice(
         "A node that must beat is silent or was never heard.",
         "It died, hangs, is not active, or has another name than `heartbeats` says.",

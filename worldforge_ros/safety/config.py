@@ -115,6 +115,8 @@ class GateConfig:
     - ``model_id``: what chunks must carry; empty accepts any.
     - ``allowed_sources``: accepted values of a chunk's source; empty accepts any.
     - ``heartbeats``: nodes that must beat within ``heartbeat_timeout``.
+    - ``max_surprise``: standardised surprise of the world model, at most; ``surprise_timeout``:
+      silence about it, and age of what it is about, at most.
     - ``protective_stop_lease``: silence of a publisher of the protective stop that counts as a
       stop; None: only its disappearance does.
     - ``protective_stop_required``: whether arming needs such a publisher.
@@ -144,6 +146,8 @@ class GateConfig:
     allowed_sources: tuple[str, ...] = ()
     heartbeats: tuple[str, ...] = ()
     heartbeat_timeout: float = 1.0
+    max_surprise: float | None = None
+    surprise_timeout: float = 2.0
     protective_stop_lease: float | None = 0.5
     protective_stop_required: bool = False
     reactions: Mapping[ReasonCode, Reaction] = field(default_factory=lambda: DEFAULT_REACTIONS)

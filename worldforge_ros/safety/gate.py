@@ -28,6 +28,7 @@ from worldforge_ros.safety.limits import FloatArray, JointLimits, limits_of
 from worldforge_ros.safety.reasons import Reason, ReasonCode
 from worldforge_ros.safety.stop_line import StopLine
 from worldforge_ros.safety.stream import SetPoint, SetPointStream
+from worldforge_ros.safety.surprise import SurpriseWatch, credible
 from worldforge_ros.safety.trajectory import Trajectory
 from worldforge_ros.safety.workspace import Workspace
 
@@ -111,6 +112,7 @@ class SafetyGate:
         self._workspace = workspace
         config = config or GateConfig()
         self._stop_line = StopLine(config.protective_stop_lease, config.protective_stop_required)
+        self._surprise = SurpriseWatch(config.max_surprise, config.surprise_timeout)
         self._take(config)
         self._publishers = 1
         self._mode = GateMode.DISARMED
@@ -203,6 +205,7 @@ class SafetyGate:
         self._heartbeats = Heartbeats(config.heartbeats, config.heartbeat_timeout)
         self._config = config
         self._stop_line.configure(config.protective_stop_lease, config.protective_stop_required)
+        self._surprise.configure(config.max_surprise, config.surprise_timeout)
         self._arrivals: deque[float] = deque(maxlen=int(config.max_chunk_rate or 0) + 1)
         self._rejections: deque[float] = deque(maxlen=config.max_rejections or 1)
 
@@ -210,6 +213,17 @@ class SafetyGate:
         """``node`` is alive."""
         try:
             self._heartbeats.beat(node, now)
+        except Exception as error:
+            self.fault(error, now)
+
+    def surprise(self, standardised: float, stamp: int, ros_now: int, now: float) -> None:
+        """The world model was so surprised by the block before ``stamp`` (ns)."""
+        try:
+            latest = credible(ros_now, self._config.future_tolerance)
+            self._surprise.heard(standardised, stamp, now, latest)
+            flaw = self._surprise.flaw(ros_now, now)
+            if flaw is not None:
+                self._slow_down(str(flaw), now)
         except Exception as error:
             self.fault(error, now)
 
@@ -427,6 +441,9 @@ class SafetyGate:
         if self._energised:
             reasons += self._joint_state_flaws(ros_now, now)
             reasons += self._heartbeats.missing(now)
+            seen = self._surprise.flaw(ros_now, now)
+            seen = seen or self._surprise.outdated(chunk.observation_stamp)
+            reasons += [] if seen is None else [seen]
         sound = not reasons
         schedule = None
         if not flaws:
@@ -507,7 +524,11 @@ class SafetyGate:
                 return
 
     def _expected(self, code: ReasonCode) -> bool:
-        if code in (ReasonCode.EPOCH_MISMATCH, ReasonCode.HEARTBEAT_LOST):
+        if code in (
+            ReasonCode.EPOCH_MISMATCH,
+            ReasonCode.HEARTBEAT_LOST,
+            ReasonCode.SURPRISED,
+        ):
             return True
         return self._config.reaction(code) is Reaction.HOLD
 
@@ -779,6 +800,7 @@ class SafetyGate:
         back = self._latest_ros - ros_now
         if back > seconds_to_ns(self._config.future_tolerance):
             self._latest_ros = ros_now
+            self._surprise.forget()
             if self._measured is not None:
                 # Joint states of the new time must not pass for older ones.
                 self._measured = replace(
@@ -798,8 +820,9 @@ class SafetyGate:
 
     def _watch_chunk(self, ros_now: int, now: float) -> None:
         lost = self._heartbeats.missing(now)
-        if lost:
-            self._slow_down(str(lost[0]), now)
+        surprised = self._surprise.flaw(ros_now, now)
+        if lost or surprised is not None:
+            self._slow_down(str(lost[0] if lost else surprised), now)
             return
         most = self._config.max_open_loop
         active = self._stream.active

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from rclpy.parameter import Parameter
-
-from worldforge_ros.ros.parameters import Parameters
+from worldforge_ros.parameters import ParameterReader
 from worldforge_ros.safety.config import GateConfig, parse_reactions
 
 _DEFAULT = GateConfig()
@@ -23,6 +21,8 @@ _SECONDS: Mapping[str, str] = {
     "max_step": "seconds between two actions, at most",
     "rejection_window": "seconds in which max_rejections stop the gate",
     "heartbeat_timeout": "seconds of silence of a node of heartbeats that make the robot hold",
+    "surprise_timeout": "seconds of silence on surprise_topic, and age of what is heard there, "
+    "that make the robot hold where max_surprise is set",
 }
 _SECONDS_OR_ZERO: Mapping[str, str] = {
     "future_tolerance": "seconds that stamps may lie in the future",
@@ -38,6 +38,8 @@ _NUMBERS: Mapping[str, str] = {
     "gate stops",
     "max_chunk_rate": f"chunks within a second, at most{_OFF}",
     "max_cost": f"cost of a chunk, at most; above it the robot holds{_OFF}",
+    "max_surprise": "standardised surprise of the world model, at most; above it the robot holds"
+    f"{_OFF}",
     "min_margin": f"cost of the runner-up minus cost, at least; below it the robot holds{_OFF}",
 }
 _COUNTS: Mapping[str, tuple[str, int]] = {
@@ -58,10 +60,23 @@ _OPTIONAL = (
     "max_rejections",
     "max_cost",
     "min_margin",
+    "max_surprise",
 )
 
 
-def declare(parameters: Parameters) -> GateConfig:
+class Change(Protocol):
+    """A parameter's new value, as ``rclpy.parameter.Parameter`` has it."""
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter."""
+
+    @property
+    def value(self) -> Any:
+        """What it is to become."""
+
+
+def declare(parameters: ParameterReader) -> GateConfig:
     """Declare all parameters of the configuration and read it.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` naming the parameter.
@@ -93,7 +108,7 @@ def declare(parameters: Parameters) -> GateConfig:
     return _config(values)
 
 
-def changed(config: GateConfig, changes: Sequence[Parameter], check_policies: str) -> GateConfig:
+def changed(config: GateConfig, changes: Sequence[Change], check_policies: str) -> GateConfig:
     """``config`` with ``changes``; ``check_policies`` is the present value of that parameter.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` naming the parameter.
@@ -106,7 +121,7 @@ def changed(config: GateConfig, changes: Sequence[Parameter], check_policies: st
     return _config(values)
 
 
-def concerns(changes: Sequence[Parameter]) -> bool:
+def concerns(changes: Sequence[Change]) -> bool:
     """Whether one of ``changes`` is about the configuration."""
     return any(change.name in _names() for change in changes)
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import re
 import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +36,7 @@ from worldforge_ros.scorers.contract import (
     model_actions,
 )
 from worldforge_ros.scorers.engines import as_numpy
+from worldforge_ros.scorers.hub import Family, hub_pair, parameters_sha256
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -56,7 +55,7 @@ Each is called with the keywords ``observation`` and ``goal`` (the arguments of 
 OBJECTIVES = ("l2", "l1")
 LATENTS_KEPT = 8
 """Encoded windows and goals; unlike LeWorldModel's they are hundreds of kB each."""
-_PINNED = re.compile(r"[^/:\s]+/[^/:\s]+:[0-9a-f]{40}")
+FAMILY = Family("JEPA-WMS", "github.com/facebookresearch/jepa-wms")
 
 Loader = Callable[["JepaOptions"], tuple[Any, Any]]
 """Loads the model and its preprocessor."""
@@ -115,76 +114,22 @@ def load_from_hub(options: JepaOptions) -> tuple[Any, Any]:
     :raises WorldForgeError: ``CHECKPOINT_UNTRUSTED``, ``CHECKPOINT_MISSING``,
         ``CHECKPOINT_INVALID`` or ``DEPENDENCY_MISSING``.
     """
-    repository = options.repository
-    if not options.model or not repository:
+    if not options.model or not options.repository:
         raise mismatch(
             ErrorCode.CHECKPOINT_MISSING,
             "JEPA-WMS model and repository",
-            found=f"'{options.model}' and '{repository}'",
+            found=f"'{options.model}' and '{options.repository}'",
             expected="a name of its hubconf.py (JEPA_WMS_MODEL_NAME), and a folder with the "
             "repository or owner/name:commit (JEPA_WMS_MODEL_PATH)",
         )
-    folder = Path(repository).expanduser()
-    local = folder.is_dir()
-    if local and not (folder / "hubconf.py").is_file():
-        raise mismatch(
-            ErrorCode.CHECKPOINT_MISSING,
-            "JEPA-WMS repository",
-            found=f"{folder} without hubconf.py",
-            expected="a copy of github.com/facebookresearch/jepa-wms",
-        )
-    if not local and not _PINNED.fullmatch(repository):
-        looks_local = repository.startswith(("/", "~", "."))
-        raise mismatch(
-            ErrorCode.CHECKPOINT_MISSING if looks_local else ErrorCode.CHECKPOINT_UNTRUSTED,
-            "JEPA-WMS repository",
-            found=f"'{repository}'",
-            expected="a folder that exists"
-            if looks_local
-            else "owner/name:commit with the commit's 40 hex digits",
-        )
-    if not options.trust_repository:
-        raise mismatch(
-            ErrorCode.CHECKPOINT_UNTRUSTED,
-            "trust_repository",
-            found="false",
-            expected=f"true: loading runs the code of {repository}",
-        )
-    source: dict[str, Any] = (
-        {"source": "local"} if local else {"trust_repo": True, "skip_validation": True}
+    return hub_pair(
+        FAMILY,
+        options.model,
+        options.repository,
+        options.trust_repository,
+        "(model, preprocessor)",
+        device=options.device,
     )
-    try:
-        load: Any = torch.hub.load
-        loaded = load(
-            str(folder) if local else repository,
-            options.model,
-            device=options.device,
-            **source,
-        )
-    except ImportError as error:
-        raise mismatch(
-            ErrorCode.DEPENDENCY_MISSING,
-            f"python module {error.name}, which JEPA-WMS needs",
-            found=f"absent ({error})",
-            expected="installed",
-        ) from error
-    except (Exception, SystemExit) as error:
-        # The repository's own code runs here and may raise anything.
-        text = " ".join(str(error).split())[:300]
-        raise mismatch(
-            ErrorCode.CHECKPOINT_INVALID,
-            f"JEPA-WMS model {options.model}",
-            found=f"not loadable ({type(error).__name__}: {text})",
-            expected="a model of the repository's hubconf.py",
-        ) from error
-    if not isinstance(loaded, tuple) or len(loaded) != 2:
-        raise mismatch(
-            ErrorCode.CHECKPOINT_INVALID,
-            f"JEPA-WMS model {options.model}",
-            found=type(loaded).__name__,
-            expected="(model, preprocessor)",
-        )
-    return loaded
 
 
 class JepaWmsScorer:
@@ -213,7 +158,7 @@ class JepaWmsScorer:
                     )
         self._uses_proprio = self._check_proprio()
         self._kept: OrderedDict[bytes, Any] = OrderedDict()
-        sha256 = _parameters_sha256(model)
+        sha256 = parameters_sha256(model)
         name = options.model or type(model).__name__
         self._facts = {
             "model_id": f"{name}-{sha256[:12]}" if sha256 else name,
@@ -316,7 +261,7 @@ class JepaWmsScorer:
             "score_type": "as the model's own scoring method returns it"
             if self._native
             else f"mean {'squared' if chosen == 'l2' else 'absolute'} difference of latents",
-            "proprio_weight": f"{self._options.proprio_weight if self._uses_proprio else 0.0:g}",
+            "proprio_weight": f"{self.proprio_weight:g}",
             **cached,
             "model_latency_s": f"{latency:.6f}",
         }
@@ -337,6 +282,46 @@ class JepaWmsScorer:
                 return float(self._compared(_last(end), target, chosen)[0])
         except RuntimeError as error:
             raise _failed(self.model_id, type(error).__name__, str(error)) from error
+
+    @property
+    def shows_latents(self) -> bool:
+        """Whether the runtime encodes and unrolls; one with a scoring method of its own does not
+        have to.
+        """
+        return self._native is None
+
+    @property
+    def proprio_weight(self) -> float:
+        """Weight of the joint state in distances of latents; 0 where the model takes none."""
+        return self._options.proprio_weight if self._uses_proprio else 0.0
+
+    def encode_frame(self, observation: Observation) -> Any:
+        """Latent (1, 1, ...) of one observation, or a mapping of them with ``visual`` and
+        ``proprio``.
+
+        :raises WorldForgeError: ``MODEL_FAILED``.
+        """
+        try:
+            with torch.no_grad():
+                return self._model.encode(self._context([observation]))
+        except RuntimeError as error:
+            raise _failed(self.model_id, type(error).__name__, str(error)) from error
+
+    def unroll_frame(self, latent: Any, blocks: FloatArray) -> Any:
+        """Latents (T + 1, 1, ...) from one of :meth:`encode_frame` through blocks (T, A); time
+        first, as upstream has it.
+
+        :raises WorldForgeError: ``MODEL_FAILED``.
+        """
+        actions = torch.from_numpy(np.asarray(blocks)).float()[:, None].to(self._device)
+        try:
+            with torch.no_grad():
+                ahead = self._model.unroll(latent, act_suffix=actions)
+        except RuntimeError as error:
+            raise _failed(self.model_id, type(error).__name__, str(error)) from error
+        if ahead is None:
+            raise _failed(self.model_id, "no latents", f"unroll of {type(latent).__name__}")
+        return ahead
 
     def _compared(self, latents: Any, target: Any, objective: str) -> Tensor:
         """Costs (S,) of latents (S, ...) against the goal's."""
@@ -598,17 +583,6 @@ def _statistics(preprocessor: Any, name: str) -> FloatArray:
             expected="one number for each joint",
         )
     return np.asarray(values, dtype=np.float64)
-
-
-def _parameters_sha256(model: Any) -> str:
-    """Hash of all parameters and buffers; empty for a runtime that is no torch module."""
-    if not isinstance(model, torch.nn.Module):
-        return ""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _last(latents: Any) -> Any:

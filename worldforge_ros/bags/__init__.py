@@ -1,0 +1,1 @@
+"""Recordings: reading MCAP and sqlite3 bags without a ROS installation."""

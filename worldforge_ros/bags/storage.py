@@ -1,0 +1,290 @@
+"""Files of a bag as channels and serialised messages: whole ones through ``rosbags``, damaged ones
+by reading from the front for as long as they make sense.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+from urllib.parse import quote
+
+MAGIC = b"\x89MCAP0\r\n"
+
+_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END, _FOOTER = 3, 4, 5, 6, 15, 2
+_MESSAGE_HEAD = struct.Struct("<HIQQ")
+_CHUNK_HEAD = struct.Struct("<QQQI")
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One topic with one type; ``form`` is ``ros2msg``, ``ros2idl`` or empty without a
+    definition.
+    """
+
+    topic: str
+    type: str
+    definition: str
+    form: str
+    count: int = 0
+
+
+Raw = tuple[Channel, int, bytes]
+"""A channel, the time of receipt in ns, and the message as CDR."""
+
+
+class Storage(Protocol):
+    """What holds messages. ``start`` and ``end`` are the receive times of the first and the last
+    one in ns, 0 without any; ``damage`` says what is wrong, in words, and is empty when nothing is.
+    """
+
+    channels: list[Channel]
+    start: int
+    end: int
+    distro: str
+    damage: str
+
+    def messages(self, topics: Collection[str]) -> Iterator[Raw]:
+        """Messages of these topics, in order of receive time as far as the file has it."""
+        ...
+
+    def close(self) -> None:
+        """Give the files back."""
+        ...
+
+
+class WholeBag:
+    """A bag folder or a storage file with an intact index.
+
+    :raises Exception: whatever ``rosbags`` and the decoders below it raise for a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from rosbags.interfaces import MessageDefinitionFormat
+        from rosbags.rosbag2 import Reader
+
+        forms = {MessageDefinitionFormat.MSG: "ros2msg", MessageDefinitionFormat.IDL: "ros2idl"}
+        self._reader: Any = Reader(path)
+        self._reader.open()
+        self._channels = {
+            connection.id: Channel(
+                connection.topic,
+                connection.msgtype,
+                connection.msgdef.data if connection.msgdef.format in forms else "",
+                forms.get(connection.msgdef.format, ""),
+                connection.msgcount,
+            )
+            for connection in self._reader.connections
+        }
+        self.channels = list(self._channels.values())
+        empty = not self._reader.message_count
+        self.start = 0 if empty else int(self._reader.start_time)
+        # rosbags counts the end as the first nanosecond after the last message.
+        self.end = 0 if empty else int(self._reader.end_time) - 1
+        self.distro = str(self._reader.ros_distro or "")
+        self.damage = ""
+
+    def messages(self, topics: Collection[str]) -> Iterator[Raw]:
+        wanted = [item for item in self._reader.connections if item.topic in topics]
+        if not wanted:  # which rosbags takes for "all"
+            return
+        for connection, received, data in self._reader.messages(connections=wanted):
+            yield self._channels[connection.id], received, data
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class _Damaged(Exception):
+    """The file makes no sense from here on."""
+
+
+class ScannedMcap:
+    """An MCAP file without a usable index: a recording that was cut off, or that is damaged.
+
+    The records are read from the front (https://mcap.dev/spec), once to learn what there is and
+    once more for the messages; a record at a time is held. Messages are ordered within a chunk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO = path.open("rb")
+        self._size = path.stat().st_size
+        self._stop = 0
+        self._channels: dict[int, Channel] = {}
+        self.channels: list[Channel] = []
+        self.start = self.end = 0
+        self.distro = ""
+        self.damage = ""
+        counts: dict[int, int] = {}
+        times: list[int] = []
+        try:
+            for number, received, _ in self._scan(None):
+                counts[number] = counts.get(number, 0) + 1
+                times = [min([*times[:1], received]), max([*times[1:], received])]
+        except _Damaged as error:
+            self.damage = str(error)
+        self._channels = {
+            number: replace(channel, count=counts.get(number, 0))
+            for number, channel in self._channels.items()
+        }
+        self.channels = list(self._channels.values())
+        if times:
+            self.start, self.end = times
+
+    def messages(self, topics: Collection[str]) -> Iterator[Raw]:
+        wanted = {number for number, item in self._channels.items() if item.topic in topics}
+        for number, received, data in self._scan(self._stop):
+            if number in wanted:
+                yield self._channels[number], received, data
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _scan(self, stop: int | None) -> Iterator[tuple[int, int, bytes]]:
+        """Channel, receive time and data of every message up to the offset ``stop``; without one,
+        up to where the file stops making sense, which becomes ``_stop``.
+        """
+        self._file.seek(0)
+        if self._file.read(len(MAGIC)) != MAGIC:
+            raise _Damaged("it does not begin as an MCAP file does")
+        schemas: dict[int, tuple[str, str, str]] = {}
+        self._stop = place = len(MAGIC)
+        while stop is None or place < stop:
+            head = self._file.read(9)
+            if len(head) < 9:
+                raise _Damaged(f"it ends after {place} bytes, before its index")
+            kind, size = head[0], int.from_bytes(head[1:], "little")
+            if kind in (_DATA_END, _FOOTER):
+                return
+            if place + 9 + size > self._size:
+                raise _Damaged(f"it ends after {self._size} bytes, within a record at byte {place}")
+            try:
+                if kind in (_SCHEMA, _CHANNEL, _MESSAGE):
+                    found = [(kind, self._file.read(size))]
+                elif kind == _CHUNK:
+                    found = _records(self._file.read(size))
+                else:
+                    self._file.seek(size, 1)
+                    found = []
+                messages = self._take(found, schemas)
+            except Exception as error:
+                # Decompressors, struct and str.decode each raise their own.
+                raise _Damaged(f"the record at byte {place} cannot be read ({error})") from error
+            place += 9 + size
+            self._stop = place
+            yield from sorted(messages, key=lambda message: message[1])
+
+    def _take(
+        self, records: list[tuple[int, bytes]], schemas: dict[int, tuple[str, str, str]]
+    ) -> list[tuple[int, int, bytes]]:
+        messages = []
+        for kind, data in records:
+            if kind == _SCHEMA:
+                (number,) = struct.unpack_from("<H", data)
+                name, form, text = _texts(data, 2, 3)
+                schemas[number] = (name, form, text)
+            elif kind == _CHANNEL:
+                number, schema = struct.unpack_from("<HH", data)
+                topic, encoding = _texts(data, 4, 2)
+                name, form, text = schemas.get(schema, ("", "", ""))
+                if encoding == "cdr" and name and number not in self._channels:
+                    self._channels[number] = Channel(topic, name, text, form)
+            elif kind == _MESSAGE:
+                number, _, received, _ = _MESSAGE_HEAD.unpack_from(data)
+                if number in self._channels:
+                    messages.append((number, received, data[_MESSAGE_HEAD.size :]))
+        return messages
+
+
+def _texts(data: bytes, place: int, count: int) -> list[str]:
+    texts = []
+    for _ in range(count):
+        (size,) = struct.unpack_from("<I", data, place)
+        texts.append(data[place + 4 : place + 4 + size].decode())
+        place += 4 + size
+    return texts
+
+
+def _records(chunk: bytes) -> list[tuple[int, bytes]]:
+    """The records inside a chunk."""
+    from rosbags.rosbag2.storage_mcap import decompress
+
+    _, _, size, crc = _CHUNK_HEAD.unpack_from(chunk)
+    (compression,) = _texts(chunk, _CHUNK_HEAD.size, 1)
+    place = _CHUNK_HEAD.size + 4 + len(compression) + 8
+    inside = decompress(chunk[place:], compression, size, crc)
+    records, place = [], 0
+    while place < len(inside):
+        length = int.from_bytes(inside[place + 1 : place + 9], "little")
+        if place + 9 + length > len(inside):
+            raise ValueError("a record reaches beyond its chunk")
+        records.append((inside[place], inside[place + 9 : place + 9 + length]))
+        place += 9 + length
+    return records
+
+
+class ScannedSqlite:
+    """A sqlite3 file that is cut off or damaged: its rows from the first to the last readable one.
+
+    :raises sqlite3.Error: when not even the list of topics can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._base = sqlite3.connect(
+            f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True
+        )
+        try:
+            # Lets sqlite read what is there of a file that is shorter than it should be.
+            self._base.execute("PRAGMA writable_schema=ON")
+            self._channels = {
+                int(number): Channel(str(topic), str(kind), *self._definition(str(kind)))
+                for number, topic, kind in self._base.execute("SELECT id, name, type FROM topics")
+            }
+        except BaseException:
+            self._base.close()
+            raise
+        self.distro = ""
+        self.damage = ""
+        counts: dict[int, int] = {}
+        times: list[int] = []
+        try:
+            for number, received in self._rows("topic_id, timestamp"):
+                counts[number] = counts.get(number, 0) + 1
+                times = [min([*times[:1], received]), max([*times[1:], received])]
+        except sqlite3.Error as error:
+            self.damage = f"its database cannot be read to the end ({error})"
+        self._channels = {
+            number: replace(channel, count=counts.get(number, 0))
+            for number, channel in self._channels.items()
+        }
+        self._count = sum(counts.values())
+        self.channels = list(self._channels.values())
+        self.start, self.end = times or (0, 0)
+
+    def _definition(self, kind: str) -> tuple[str, str]:
+        try:
+            row = self._base.execute(
+                "SELECT encoded_message_definition, encoding FROM message_definitions"
+                " WHERE topic_type = ?",
+                (kind,),
+            ).fetchone()
+        except sqlite3.Error:  # the table is younger than the format
+            row = None
+        return (str(row[0]), str(row[1])) if row else ("", "")
+
+    def _rows(self, columns: str) -> Iterator[Any]:
+        return self._base.execute(f"SELECT {columns} FROM messages ORDER BY id")
+
+    def messages(self, topics: Collection[str]) -> Iterator[Raw]:
+        rows = self._rows("topic_id, timestamp, data")
+        for _, (number, received, data) in zip(range(self._count), rows, strict=False):
+            channel = self._channels.get(number)
+            if channel is not None and channel.topic in topics:
+                yield channel, received, data
+
+    def close(self) -> None:
+        self._base.close()

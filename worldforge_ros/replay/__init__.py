@@ -1,0 +1,1 @@
+"""Replay of recorded runs: the planner on bags, and the report about it."""

@@ -1,0 +1,133 @@
+"""What was run, on what, with what: a record beside every result, and the part of it that goes into
+the result itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from worldforge_ros.checkpoints import file_sha256
+from worldforge_ros.recording.summary import distro, installed_versions
+
+SCHEMA: Final = "worldforge_ros/run_manifest/1"
+
+PREFIXES: Final = (
+    "WORLDFORGE_",
+    "LEROBOT_",
+    "LEWORLDMODEL_",
+    "LEWM_",
+    "STABLEWM_",
+    "JEPA_WMS_",
+    "HF_",
+    "ROS_",
+    "RAY_",
+    "OMP_",
+    "CUDA_",
+)
+"""Environment variables that can change a result: which of them were set is recorded, never what
+they said.
+"""
+_SECRET: Final = re.compile(r"(secret|token|password|passwd|api[_-]?key|credential)", re.IGNORECASE)
+_HIDDEN: Final = "(left out)"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result says about itself; the same for the same settings and installed versions, on
+    every machine and at every time.
+
+    :param settings: with the hashes of what they name.
+    """
+    return {
+        "planner": settings.get("planner"),
+        "seed": settings.get("seed"),
+        "embodiment": {
+            "name": settings.get("embodiment"),
+            "sha256": settings.get("embodiment_sha256"),
+        },
+        "checkpoints": {
+            name.removesuffix("_sha256"): settings[name]
+            for name in ("policy_sha256", "world_model_sha256")
+            if settings.get(name)
+        },
+        "settings": dict(settings),
+        "versions": installed_versions(),
+    }
+
+
+def write_manifest(
+    path: Path,
+    *,
+    command: str,
+    settings: Mapping[str, Any],
+    inputs: Iterable[Path],
+    outputs: Sequence[Path],
+    started: str,
+    argv: Sequence[str] | None = None,
+) -> Path:
+    """Write ``path`` as JSON of :data:`SCHEMA`.
+
+    :param inputs: files or folders, hashed as they are now; what is missing is listed as such.
+    :param outputs: files that were written.
+    :param argv: the command line, this process's when left out. Values of what is named like a
+        secret are left out.
+    """
+    document = {
+        "schema": SCHEMA,
+        "command": command,
+        "argv": scrubbed(list(sys.argv[1:] if argv is None else argv)),
+        "settings": dict(settings),
+        "inputs": [_described(item) for item in inputs],
+        "outputs": [_described(item) for item in outputs],
+        "started": started,
+        "ended": now(),
+        "versions": installed_versions(),
+        "distro": distro(),
+        "platform": platform.platform(),
+        "environment": sorted(name for name in os.environ if name.startswith(PREFIXES)),
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def scrubbed(argv: Sequence[str]) -> list[str]:
+    """``argv`` without the values of what is named like a secret, after ``=`` or a blank."""
+    found: list[str] = []
+    hide = False
+    for item in argv:
+        name, equals, _ = item.partition("=")
+        if hide and not item.startswith("-"):
+            found.append(_HIDDEN)
+            hide = False
+        elif _SECRET.search(name) and equals:
+            found.append(f"{name}={_HIDDEN}")
+        else:
+            found.append(item)
+            hide = item.startswith("-") and bool(_SECRET.search(item))
+    return found
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if path.is_file():
+        return {"path": str(path), "sha256": file_sha256(path), "bytes": path.stat().st_size}
+    if not path.is_dir():
+        return {"path": str(path), "missing": True}
+    total, size = hashlib.sha256(), 0
+    for item in sorted(item for item in path.rglob("*") if item.is_file()):
+        total.update(str(item.relative_to(path)).encode())
+        total.update(file_sha256(item).encode())
+        size += item.stat().st_size
+    return {"path": str(path), "sha256": total.hexdigest(), "bytes": size}
