@@ -240,6 +240,30 @@ def test_what_is_wrong_is_named_and_what_is_missing_is_counted(ros: Ros, tmp_pat
     assert json.loads(read_notes(tmp_path / "bag")["dropped"]) == {"/camera/top/image_raw": 3}
 
 
+@pytest.mark.parametrize("reliability", ["reliable", "best_effort"])
+def test_what_is_lost_on_the_way_is_counted(ros: Ros, tmp_path: Path, reliability: str) -> None:
+    robot = Robot(ros)
+    robot.offer("joint_states", JointState, qos.sensor(reliability, depth=5))
+    report = diagnostics(ros)
+
+    def accounted() -> int:
+        return int(report().get("messages", 0)) + int(report().get("dropped", 0))
+
+    with recorder(ros, tmp_path / "bag") as node:
+        robot.heard()
+        robot.say("joint_states", state(0))
+        ros.wait_until(lambda: accounted() == 1, 15.0, "the first one")
+        # As a machine that is too busy.
+        node.process.send_signal(signal.SIGSTOP)
+        for k in range(1000):
+            robot.say("joint_states", state(k))
+        node.process.send_signal(signal.SIGCONT)
+        robot.say("joint_states", state(1000))
+        ros.wait_until(lambda: accounted() == 1002, 15.0, "every message to be accounted for")
+        assert int(report()["dropped"]) > 100
+        assert node.stop(signal.SIGINT)[0] == 1
+
+
 def test_a_full_recording_stops_nothing_else(ros: Ros, tmp_path: Path) -> None:
     robot = Robot(ros)
     robot.offer("camera/top/image_raw", Image, qos.sensor("reliable"))

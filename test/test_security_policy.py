@@ -112,7 +112,7 @@ def test_no_right_is_a_pattern() -> None:
         ("publish", "joint_states", {"pusht_sim", "aloha_sim", "mock_robot"}),
         ("publish", "/clock", {"pusht_sim", "aloha_sim"}),
         ("publish", "heartbeat", {"planner_node", "policy_node", "score_node"}),
-        ("subscribe", "action_chunk/proposed", {"safety_gate"}),
+        ("subscribe", "action_chunk/proposed", {"safety_gate", "record_node"}),
         ("request", "safety_gate/enable", {"operator", "episode_node"}),
         ("request", "safety_gate/rearm", {"operator"}),
         ("request", "safety_gate/stop", {"operator"}),
@@ -247,7 +247,8 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
             before = dict(found)
             found.update({name: endpoints(ros, name) for name, _, _ in wave})
             ros.spin_for(0.5)
-            return before == found and all(found.values())
+            recorded = {right.name for right in found["record_node"] if right.kind == "subscribe"}
+            return before == found and all(found.values()) and len(recorded) > 1
 
         ros.wait_until(settled, 30.0, "the graph to come to rest")
     ros.close()

@@ -18,6 +18,7 @@ from worldforge_ros.parameters import ParameterValue, parameters_from_file
 from worldforge_ros.policies.checkpoint import CONFIG_FILE, read_json
 from worldforge_ros.recording.figure import COVERAGE, REWARD, UNMEASURED, Figure
 from worldforge_ros.resources import PACKAGE, resolve_path
+from worldforge_ros.scorers.cards import drift_horizon_of
 
 ArgumentType = Literal["bool", "int", "float", "text"]
 Scalar = bool | int | float | str
@@ -359,6 +360,9 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             "planner_node",
             own(planner="planner", source="source", num_candidates="num_candidates", seed="seed")
             | (_policy_history(str(values["policy_path"])) if has_policy else {}),
+            defaults=_drift_horizon(str(values["world_model"]), str(values["embodiment"]))
+            if has_scorer
+            else {},
         ),
         _Node(
             "safety_gate_node",
@@ -603,6 +607,14 @@ def _policy_history(path: str) -> dict[str, tuple[str, ParameterValue]]:
             expected="a whole number of at least 1",
         )
     return {"policy_history": ("policy_path", steps)}
+
+
+def _drift_horizon(model: str, embodiment: str) -> dict[str, ParameterValue]:
+    """How far ahead a checkpoint on this machine is believed, for the planner."""
+    if not resolve_path(model).exists():
+        return {}
+    blocks = drift_horizon_of(str(resolve_path(model)), load_embodiment(embodiment))
+    return {"drift_horizon": blocks} if blocks else {}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TextIO
 
-from worldforge_ros.bringup import NodeSpec, ParameterValue
+from worldforge_ros.bringup import NodeSpec
 from worldforge_ros.errors import ErrorCode, WorldForgeError
+from worldforge_ros.parameters import ParameterValue
 from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, fitted
 from worldforge_ros.security import enclave_of
 

@@ -52,7 +52,8 @@ def robot_topics(embodiment: Embodiment, cameras: bool = True) -> dict[str, tupl
     """Those whose names the embodiment file gives, by role; a camera's role is its name and it
     may publish raw pictures, compressed ones or both.
     """
-    found = {"joint_states": (TopicName(embodiment.observation.joint_state_topic, JOINT_STATE),)}
+    joint_states = TopicName(embodiment.observation.joint_state_topic, JOINT_STATE)
+    found: dict[str, tuple[TopicName, ...]] = {"joint_states": (joint_states,)}
     if cameras:
         for camera in embodiment.cameras.values():
             found[camera.name] = (

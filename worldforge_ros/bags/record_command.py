@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from worldforge_ros.bags.recorder import Recorded
 from worldforge_ros.bags.writer import COMPRESSIONS, check_free, read_notes
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     argv = node_command(spec).argv
     line = ProgressLine(sys.stdout, every=5.0)
 
-    def show(state: record_node.Recorded) -> None:
+    def show(state: Recorded) -> None:
         line.show(
             f"{state.messages} messages of {sum(map(bool, state.counts.values()))} topics   "
             f"{state.bytes / MEGA:.1f} MB   {sum(state.dropped.values())} dropped"

@@ -47,6 +47,12 @@ class Storage(Protocol):
     distro: str
     damage: str
 
+    def set_back(self) -> int:
+        """How far the receive times go back at the most, in ns, in the order in which the messages
+        were written.
+        """
+        ...
+
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         """Messages of these topics, in order of receive time as far as the file has it."""
         ...
@@ -69,6 +75,13 @@ class WholeBag:
         forms = {MessageDefinitionFormat.MSG: "ros2msg", MessageDefinitionFormat.IDL: "ros2idl"}
         self._reader: Any = Reader(path)
         self._reader.open()
+        try:
+            self._survey(forms)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def _survey(self, forms: Mapping[Any, str]) -> None:
         self._channels = {
             connection.id: Channel(
                 connection.topic,
@@ -87,6 +100,17 @@ class WholeBag:
         self.distro = str(self._reader.ros_distro or "")
         self.damage = ""
 
+    def set_back(self) -> int:
+        from rosbags.rosbag2.storage_mcap import McapReader
+
+        found = newest = 0
+        for file in getattr(self._reader.storage, "storages", [self._reader.storage]):
+            pieces = _chunk_times(file) if isinstance(file, McapReader) else _row_times(file)
+            for first, last, back in pieces:
+                found = max(found, newest - first, back)
+                newest = max(newest, last)
+        return found
+
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         wanted = [item for item in self._reader.connections if item.topic in topics]
         if not wanted:  # which rosbags takes for "all"
@@ -96,6 +120,44 @@ class WholeBag:
 
     def close(self) -> None:
         self._reader.close()
+
+
+def _chunk_times(file: Any) -> Iterator[tuple[int, int, int]]:
+    """First and last receive time of each chunk of an MCAP file, and how far it goes back inside;
+    from its index alone.
+    """
+    for chunk in sorted(file.chunks, key=lambda item: item.chunk_start_offset):
+        if chunk.message_end_time == 0:
+            continue
+        file.bio.seek(chunk.chunk_start_offset + chunk.chunk_length)
+        index = file.bio.read(chunk.message_index_length)
+        entries, place = [], 0
+        while place + 15 <= len(index) and index[place] == _MESSAGE_INDEX:
+            (size,) = struct.unpack_from("<I", index, place + 11)
+            held = np.frombuffer(index, _INDEX_ENTRY, size // 16, place + 15)
+            entries.append(held)
+            place += 15 + size
+        back = 0
+        if entries:
+            every = np.concatenate(entries)
+            times = every["time"][np.argsort(every["offset"])].astype(np.int64)
+            back = int((np.maximum.accumulate(times) - times).max(initial=0))
+        yield chunk.message_start_time, chunk.message_end_time, back
+
+
+def _row_times(file: Any) -> Iterator[tuple[int, int, int]]:
+    """As :func:`_chunk_times`, of a sqlite3 file."""
+    yield from file.dbconn.execute(
+        "SELECT min(timestamp), max(timestamp), max(newest - timestamp) FROM (SELECT timestamp,"
+        " max(timestamp) OVER (ORDER BY id) AS newest FROM messages) HAVING count(*) > 0"
+    )
+
+
+def _step_back(times: Iterable[int]) -> int:
+    found = newest = 0
+    for time in times:
+        found, newest = max(found, newest - time), max(newest, time)
+    return found
 
 
 class _Damaged(Exception):
@@ -134,6 +196,9 @@ class ScannedMcap:
         self.channels = list(self._channels.values())
         if times:
             self.start, self.end = times
+
+    def set_back(self) -> int:
+        return _step_back(received for _, received, _ in self._scan(self._stop))
 
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         wanted = {number for number, item in self._channels.items() if item.topic in topics}
@@ -176,7 +241,7 @@ class ScannedMcap:
                 raise _Damaged(f"the record at byte {place} cannot be read ({error})") from error
             place += 9 + size
             self._stop = place
-            yield from sorted(messages, key=lambda message: message[1])
+            yield from messages
 
     def _take(
         self, records: list[tuple[int, bytes]], schemas: dict[int, tuple[str, str, str]]
@@ -253,6 +318,8 @@ class ScannedSqlite:
         times: list[int] = []
         try:
             for number, received in self._rows("topic_id, timestamp"):
+                if type(received) is not int:
+                    raise sqlite3.DatabaseError(f"a receive time is {received!r}")
                 counts[number] = counts.get(number, 0) + 1
                 times = [min([*times[:1], received]), max([*times[1:], received])]
         except sqlite3.Error as error:
@@ -278,6 +345,10 @@ class ScannedSqlite:
 
     def _rows(self, columns: str) -> Iterator[Any]:
         return self._base.execute(f"SELECT {columns} FROM messages ORDER BY id")
+
+    def set_back(self) -> int:
+        rows = zip(range(self._count), self._rows("timestamp"), strict=False)
+        return _step_back(received for _, (received,) in rows)
 
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         rows = self._rows("topic_id, timestamp, data")

@@ -267,9 +267,7 @@ def _checked(predict: Predict, first: FloatArray, blocks: FloatArray) -> FloatAr
         raise mismatch(
             ErrorCode.MODEL_FAILED,
             "predicted latents",
-            found=f"of shape {found.shape}"
-            if found.shape != expected
-            else "with NaN or infinity",
+            found=f"of shape {found.shape}" if found.shape != expected else "with NaN or infinity",
             expected=f"finite numbers of shape {expected} (starts, blocks, latent)",
         )
     return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import numpy.typing as npt
 
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.evaluation.latents import Clip, Drift, drift, probe_r2
+from worldforge_ros.evaluation.drift import document, plot_drift, print_drift
+from worldforge_ros.evaluation.latents import Clip, drift, probe_r2
 from worldforge_ros.evaluation.lockstep import Settings
 from worldforge_ros.evaluation.protocols import check_unseen
 from worldforge_ros.evaluation.ranking import moments, summarise
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write; 0 on success."""
     from worldforge_ros.scorers.lewm import LeWMOptions, load_lewm
+    from worldforge_ros.scorers.lewm_latents import LeWMLatents
 
     for name, least in (("clips", 4), ("episodes", 0), ("seeds", 0), ("candidates", 2)):
         if getattr(args, name) < least:
@@ -103,24 +104,22 @@ def run(args: argparse.Namespace) -> int:
             else _own_probe(resolve_path(folder), clips, embodiment.name)
         ),
     }
-    found = drift(clips, _predictor(scorer))
-    figures["drift"] = {
-        **{name: np.asarray(value).tolist() for name, value in asdict(found).items()},
-        "drift_horizon_blocks": found.drift_horizon,
-        "seconds": found.drift_horizon * embodiment.scoring.block_duration,
-    }
+    seconds = embodiment.scoring.block_duration
+    # From the start of an episode, as an evaluation plans.
+    found = drift(clips, LeWMLatents(scorer).ahead, starts=1)
+    figures["drift"] = document(found, seconds)
     if args.episodes:
         ranked = _aloha_ranking if embodiment.name == "aloha" else _pusht_ranking
         figures |= ranked(args, embodiment, scorer)
     args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(figures, indent=2) + "\n"
-    seconds = embodiment.scoring.block_duration
     paths = [args.out / "quality.json", plot_drift(args.out / "drift.png", found, seconds)]
     for path in (paths[0], args.json):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-    print_tables(figures, found)
+    print_tables(figures)
+    print_drift(found, seconds)
     print("wrote " + ", ".join(str(path) for path in paths))
     return 0
 
@@ -156,23 +155,10 @@ def _clips(scorer: Any, episodes: Iterator[Any], count: int) -> list[Clip]:
                 embeddings = scorer.embed(pictures).cpu().double().numpy()
             steps = (len(frames) - 1) * bridge.block
             blocks = bridge.recorded_to_blocks(episode.action[:steps], episode.position[:steps])
-            clips.append(Clip(embeddings, blocks, episode.state[frames].astype(np.float64)))
+            states = episode.state[frames].astype(np.float64)
+            clips.append(Clip(embeddings, blocks, states, f"{episode.kind} {episode.seed}"))
             advance(f"{episode.kind} {episode.seed}")
     return [clip for clip in clips if len(clip.blocks) >= 8]
-
-
-def _predictor(scorer: Any) -> Any:
-    import torch
-
-    def predict(starts: FloatArray, blocks: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            ahead = scorer.predict_batch(
-                torch.from_numpy(starts).float()[:, None], torch.from_numpy(blocks).float()
-            )
-        result: FloatArray = ahead.cpu().double().numpy()
-        return result
-
-    return predict
 
 
 def _probe(train: Sequence[Clip], test: Sequence[Clip]) -> dict[str, float]:
@@ -278,7 +264,7 @@ def _pusht_ranking(args: argparse.Namespace, embodiment: Any, scorer: Any) -> di
     return {"ranking": {name: summarise(scorer, found, name) for name in scorer.objectives}}
 
 
-def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
+def print_tables(figures: Mapping[str, Any]) -> None:
     """Print the figures for a person."""
     from rich.console import Console
     from rich.table import Table
@@ -290,18 +276,6 @@ def print_tables(figures: Mapping[str, Any], found: Drift) -> None:
     for name, value in figures["probe_r2"].items():
         probe.add_row(name, f"{value:.3f}")
     console.print(probe)
-    ahead = Table(title="Prediction error, 1 = a random pair")
-    for name in ("blocks", "open loop", "closed loop", "unchanged", "shuffled", "skill"):
-        ahead.add_column(name, justify="right")
-    for index in (0, 1, 2, 4, 9, 16):
-        if index < len(found.horizon):
-            columns = (found.open_loop, found.closed_loop, found.unchanged, found.shuffled)
-            values = [f"{column[index]:.3f}" for column in (*columns, found.skill)]
-            ahead.add_row(str(found.horizon[index]), *values)
-    console.print(ahead)
-    console.print(
-        f"drift horizon: {found.drift_horizon} blocks, {figures['drift']['seconds']:.1f} s"
-    )
     for name, title in _TITLES.items():
         if name in figures:
             console.print(_ranking_table(f"{title}; true outcome in mm", figures[name]))
@@ -334,26 +308,3 @@ def _ranking_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Any:
             str(row["decisions"]),
         )
     return table
-
-
-def plot_drift(path: Path, found: Drift, seconds: float) -> Path:
-    """Error against horizon, in blocks of ``seconds``."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for label, values, style in (
-        ("open loop", found.open_loop, "-"),
-        ("closed loop", found.closed_loop, "-"),
-        ("nothing moves", found.unchanged, "--"),
-        ("another episode's actions", found.shuffled, ":"),
-    ):
-        axes.plot(found.horizon, values, style, label=label)
-    axes.axvline(found.drift_horizon, color="grey", linewidth=0.8)
-    axes.set_xlabel(f"blocks ahead ({seconds:g} s each); vertical line: drift horizon")
-    axes.set_ylabel("squared error, 1 = a random pair")
-    axes.set_ylim(0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=110)
-    return path

@@ -59,7 +59,7 @@ class PlannerNode(Node):
             self._embodiment,
             settings,
             lambda: int(self.get_clock().now().nanoseconds),
-            self._diagnostics.error,
+            self._on_trouble,
         )
         self._cycle = self._planner.cycle
         self._frames: list[ObservationMsg] = []
@@ -86,6 +86,14 @@ class PlannerNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.02, self._expire, clock=steady)
         self._heartbeat = HeartbeatPublisher(self)
+
+    def _on_trouble(self, error: WorldForgeError) -> None:
+        if error.code is ErrorCode.HORIZON_BEYOND_DRIFT:
+            # Said once, and no failure: what is scored is what can be believed.
+            self.get_logger().warning(str(error))
+            self._diagnostics.set(beyond_drift=error.message)
+            return
+        self._diagnostics.error(error)
 
     def _on_gate(self, message: GateStatus) -> None:
         self._planner.gate(

@@ -49,9 +49,9 @@ from worldforge_ros.scorers.checkpoint import find_checkpoint
 
 LOOK_PERIOD = 0.1
 """Seconds between two looks for publishers."""
-DEPTH, PICTURE_DEPTH = 200, 20
-"""Messages of a topic that wait for this process: 2 s of joint states, of pictures what memory
-allows."""
+DEPTH, PICTURE_DEPTH = 2000, 30
+"""Messages of a topic that wait for this process: seconds of them, as far as memory allows. What is
+pushed out here is the one loss that no middleware counts."""
 GIGA = 1_000_000_000
 MEGA = 1_000_000
 

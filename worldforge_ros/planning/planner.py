@@ -108,6 +108,7 @@ class RecedingPlanner:
         self._epoch = 0
         self._plan_epoch = 0
         self._refused = 0
+        self._cut = False
         self.sequence = 0
 
     @property
@@ -199,18 +200,16 @@ class RecedingPlanner:
         """The running cycle's candidates (S, H, J) as far ahead as the world model is believed."""
         assert self.cycle.trace is not None
         candidates = self.cycle.trace.candidates
-        longest = self.settings.drift_horizon
-        if self._spec is None or longest < 1:
-            return candidates
-        actions = longest * self._spec.block
-        if candidates.shape[1] > actions:
+        actions = self.scored_actions(candidates.shape[1])
+        if candidates.shape[1] > actions and not self._cut:
+            self._cut = True
             self._trouble(
                 mismatch(
                     ErrorCode.HORIZON_BEYOND_DRIFT,
                     "horizon of the candidates",
                     found=f"{candidates.shape[1]} actions",
                     expected=f"at most the {actions} that the world model is believed for; costs "
-                    f"are of the first {actions}",
+                    f"are of the first {actions} from now on",
                 )
             )
         return candidates[:, :actions]

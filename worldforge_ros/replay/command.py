@@ -239,7 +239,7 @@ def _loaded(settings: ReplaySettings) -> tuple[Models, int]:
     models = settings.load(load_embodiment(settings.embodiment))
     horizon = 0
     if models.scorer is not None:
-        horizon = drift_horizon_of(resolve_path(settings.world_model), models.embodiment)
+        horizon = drift_horizon_of(str(resolve_path(settings.world_model)), models.embodiment)
     return models, horizon
 
 

@@ -11,7 +11,6 @@ standard deviation of their logarithm, and what is watched is ``(log error - mea
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from worldforge_ros.observation import Observation, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.safety.gate import SETTLE_TIME, GateMode
 from worldforge_ros.scorers.base import Scorer
-from worldforge_ros.scorers.checkpoint import read_json
+from worldforge_ros.scorers.cards import read_card, write_card
 from worldforge_ros.scorers.contract import camera_image
 
 FloatArray = npt.NDArray[np.float64]
@@ -258,68 +257,29 @@ class SurpriseCard:
         return (math.log(max(error, SMALLEST)) - self.log_mean) / self.log_std
 
     def write(self, path: Path) -> None:
-        """Write the card as JSON; it appears under its name only when complete."""
-        partial = path.with_suffix(".partial")
-        text = json.dumps({"schema": CARD_SCHEMA, **asdict(self)}, indent=2) + "\n"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        """See :func:`~worldforge_ros.scorers.cards.write_card`."""
+        write_card(path, CARD_SCHEMA, asdict(self))
 
     @classmethod
     def read(cls, path: Path, scorer: Scorer, embodiment: Embodiment) -> SurpriseCard:
         """The card at ``path``, which must be that of ``scorer``.
 
-        :raises WorldForgeError: ``CHECKPOINT_MISSING`` without the file, ``CHECKPOINT_INVALID``
-            for one that is no card, ``EMBODIMENT_MISMATCH`` for one of another robot or block,
-            ``CHECKPOINT_UNTRUSTED`` for one of other weights.
+        :raises WorldForgeError: as :func:`~worldforge_ros.scorers.cards.read_card`, and
+            ``CHECKPOINT_INVALID`` for wrong fields.
         """
-        if not path.is_file():
-            raise mismatch(
-                ErrorCode.CHECKPOINT_MISSING,
-                "surprise card",
-                found=f"none at {path}",
-                expected="one made by worldforge surprise ... --write-card",
-            )
-        card = cls._parse(path)
-        for name, value, expected in (
-            ("embodiment", card.embodiment, embodiment.name),
-            ("block_seconds", card.block_seconds, embodiment.scoring.block_duration),
-        ):
-            if value != expected:
-                raise mismatch(
-                    ErrorCode.EMBODIMENT_MISMATCH, f"{path}: {name}", found=value, expected=expected
-                )
-        if card.sha256 != scorer.facts["sha256"]:
-            raise mismatch(
-                ErrorCode.CHECKPOINT_UNTRUSTED,
-                f"{path}: sha256",
-                found=card.sha256,
-                expected=f"{scorer.facts['sha256']} of {scorer.model_id}",
-            )
-        return card
-
-    @classmethod
-    def _parse(cls, path: Path) -> SurpriseCard:
-        document = read_json(path)
-        if document.pop("schema", None) != CARD_SCHEMA:
-            raise mismatch(
-                ErrorCode.CHECKPOINT_INVALID,
-                f"{path}: schema",
-                found="another",
-                expected=CARD_SCHEMA,
-            )
+        document = read_card(path, CARD_SCHEMA, scorer.facts["sha256"], embodiment)
         try:
             card = cls(**document)
-            numbers = (card.block_seconds, card.log_mean, card.log_std)
-            good = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
-            good = good and card.log_std > 0 and isinstance(card.sha256, str)
         except TypeError as error:
             raise WorldForgeError(
                 ErrorCode.CHECKPOINT_INVALID, f"{path} is not a surprise card: {error}"
             ) from error
-        if not good:
+        numbers = (card.log_mean, card.log_std)
+        good = all(type(n) in (int, float) and math.isfinite(n) for n in numbers)
+        if not good or card.log_std <= 0:
             raise mismatch(
                 ErrorCode.CHECKPOINT_INVALID,
-                f"{path}: block_seconds, log_mean and log_std",
+                f"{path}: log_mean and log_std",
                 found=numbers,
                 expected="finite numbers, the deviation above 0",
             )
