@@ -85,7 +85,7 @@ def test_a_player_learns_what_was_offered(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 2**62)), min_size=1, max_size=30))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_order_of_times_is_read_back_in_order(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, int]]
 ) -> None:

@@ -168,8 +168,8 @@ def observation_from_msg(message: Any, embodiment: Embodiment) -> Observation:
     """
     try:
         return _observation(message, embodiment)
-    except AttributeError as error:
-        raise _no_such_field("observation", error) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _malformed("observation", error) from error
 
 
 def _observation(message: Any, embodiment: Embodiment) -> Observation:
@@ -227,14 +227,15 @@ def chunk_from_msg(message: Any) -> ActionChunk:
             margin=message.margin,
             model_id=message.model_id,
         )
-    except AttributeError as error:
-        raise _no_such_field("chunk", error) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _malformed("chunk", error) from error
 
 
-def _no_such_field(field: str, error: AttributeError) -> WorldForgeError:
+def _malformed(field: str, error: Exception) -> WorldForgeError:
+    if isinstance(error, AttributeError):
+        field, found = f"{field}.{error.name}", "not a field of the message"
+    else:
+        found = f"of another form ({error})"
     return mismatch(
-        ErrorCode.MESSAGE_MALFORMED,
-        f"{field}.{error.name}",
-        found="not a field of the message",
-        expected="the definition of this release",
+        ErrorCode.MESSAGE_MALFORMED, field, found=found, expected="the definition of this release"
     )

@@ -25,6 +25,8 @@ SOURCES = ("auto", "approved", "joint_commands", "joint_trajectory", "joint_stat
 """Where set-points come from; ``auto`` takes the first of the others that the bag has."""
 KEEP = 10.0
 """Seconds of set-points that are held."""
+BACK = 1.0
+"""Seconds by which a time is before the newest one when the clock was set back."""
 COMMAND_TIMEOUT = 1.0
 """Seconds that a streamed command counts: a controller that hears nothing holds by itself."""
 
@@ -87,7 +89,7 @@ class RecordedActions:
 
     def add(self, event: Event) -> None:
         """Take an event, in order of receipt; one that goes back in time starts anew."""
-        if event.received < self._newest - seconds_to_ns(1.0):
+        if event.received < self._newest - seconds_to_ns(BACK):
             self.clear()
         self._newest = max(self._newest, event.received)
         if event.topic not in (self._topic, self._status, self._states):
@@ -156,6 +158,16 @@ class RecordedActions:
         return row
 
     def _append(self, times: list[int], rows: list[FloatArray], time: int, row: FloatArray) -> None:
+        if time <= 0:
+            raise mismatch(
+                ErrorCode.STAMP_INVALID,
+                f"stamp of a message of {self._topic}",
+                found=f"{time} ns",
+                expected="a time after 0",
+            )
+        if times and time < times[-1] - seconds_to_ns(BACK):
+            times.clear()
+            rows.clear()
         if times and time < times[-1]:
             # Stamps of one publisher hardly overtake each other; the earlier one is still in time.
             place = bisect_right(times, time)

@@ -35,6 +35,9 @@ FloatArray = npt.NDArray[np.float64]
 FOLLOW = 0.1
 """Share of a frame's distance from its due time by which the next due times move: a camera whose
 clock is a little off stays on the grid, one of another rate does not shift it."""
+BACK = 1.0
+"""Seconds by which a stamp is before the newest one when the clock was set back; by less, a message
+comes too late."""
 LARGEST_SKEW = 1.0
 """Seconds between capture and receipt up to which messages without a stamp can be put in time."""
 KEEP = 10.0
@@ -92,6 +95,9 @@ def on_grid(
         counts.observations += 1
         stamp = observation.stamp
         if due is not None and stamp <= last:
+            if last - stamp <= seconds_to_ns(BACK):
+                counts.off_grid += 1
+                continue
             # The clock was set back: a new recording, as far as time goes.
             counts.off_grid += waiting is not None
             counts.gaps.append((last, stamp))
@@ -142,13 +148,13 @@ class BagFrames:
         self._actions = actions
         self._intake = ObservationIntake(embodiment)
         self._cameras = {topic: camera for camera, topic in topics.cameras.items() if topic}
-        self._newest_event = -1
+        self._newest = 0
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames in order of time.
 
         :raises WorldForgeError: ``STAMP_INVALID`` when capture stamps and receive times are of
-            different clocks and the actions have only receive times.
+            different clocks and the actions are in force from their receipt.
         """
         spec = self._embodiment
         waiting: deque[tuple[bool, Observation]] = deque()
@@ -157,11 +163,15 @@ class BagFrames:
             self._observations(), spec.policy.step, spec.observation.tolerance, self.counts
         )
         for item in grid:
-            waiting.append(item)
-            while waiting and self._is_known(waiting[0][1].stamp):
+            set_back = bool(waiting) and item[1].stamp < waiting[-1][1].stamp
+            if not set_back:
+                waiting.append(item)
+            while waiting and (set_back or self._is_known(waiting[0][1].stamp)):
                 frame, broken = self._with_action(*waiting.popleft(), broken)
                 if frame is not None:
                     yield frame
+            if set_back:
+                waiting.append(item)
         for item in waiting:
             frame, broken = self._with_action(*item, broken)
             if frame is not None:
@@ -169,7 +179,7 @@ class BagFrames:
 
     def _is_known(self, stamp: int) -> bool:
         middle = stamp + seconds_to_ns(self._embodiment.policy.step) // 2
-        overdue = self._newest_event - middle > seconds_to_ns(KEEP) // 2
+        overdue = self._newest - middle > seconds_to_ns(KEEP) // 2
         return overdue or self._actions.known_until >= middle
 
     def _with_action(
@@ -185,8 +195,7 @@ class BagFrames:
 
     def _observations(self) -> Iterator[Observation]:
         topics = self._topics
-        for event in self._bag.events():
-            self._newest_event = max(self._newest_event, event.received)
+        for event in self._bag.events(topics.all()):
             self._actions.add(event)
             if event.topic == topics.goal_image:
                 self._take_goal(event)
@@ -198,6 +207,7 @@ class BagFrames:
                 continue
             if observation is not None:
                 self._check_clock(observation, event)
+                self._newest = observation.stamp
                 yield observation
 
     def _observe(self, event: Event) -> Observation | None:
@@ -223,13 +233,14 @@ class BagFrames:
 
     def _check_clock(self, observation: Observation, event: Event) -> None:
         skew = event.received - observation.stamp
-        if self._actions.source == "joint_commands" and abs(skew) > seconds_to_ns(LARGEST_SKEW):
+        measured = self._actions.source == "joint_states"
+        if not measured and abs(skew) > seconds_to_ns(LARGEST_SKEW):
             raise mismatch(
                 ErrorCode.STAMP_INVALID,
                 f"receive time of {event.topic}",
                 found=f"{skew / NANOSECONDS:.3f} s from the capture stamp",
-                expected=f"at most {LARGEST_SKEW:g} s, since joint_commands carry no stamp to put "
-                "them in time; choose other --actions",
+                expected=f"at most {LARGEST_SKEW:g} s, since {self._actions.source} are in force "
+                "from their receipt on; choose --actions joint_states",
             )
 
     def _take_goal(self, event: Event) -> None:

@@ -20,6 +20,8 @@ SHORTEST = 1.0
 """... and lasts so many seconds."""
 STREAMS = frozenset({"joint_states", "observation"})
 """Beside the cameras, what is to come all the time: other topics may be silent."""
+BACK = 1.0
+"""Seconds by which a stamp is before the newest one when the clock was set back."""
 _MS = 1e-6
 
 
@@ -29,20 +31,31 @@ class _Topic:
         self.first = self.last = 0
         self.gaps, self.skew = Tally(), Tally()
         self.longest, self.longest_at = 0, 0
+        self._newest = 0
 
     def add(self, received: int, stamp: int) -> None:
         if self.count:
             gap = received - self.last
-            self.out_of_order += gap < 0
             self.gaps.add(max(gap, 0) / NANOSECONDS)
             if gap > self.longest:
                 self.longest, self.longest_at = gap, self.last
         else:
             self.first = received
         self.count += 1
-        self.last = max(self.last, received)
+        self.last = received
+        time = stamp if stamp > 0 else received
+        if time < self._newest:
+            self.out_of_order += 1
+        if not self._newest - BACK * NANOSECONDS <= time < self._newest:
+            # The newest one, or the clock was set back, once: what follows is in order.
+            self._newest = time
         if stamp > 0:
             self.skew.add((received - stamp) * _MS)
+
+    def silence(self, start: int, end: int) -> tuple[int, int]:
+        """The longest one between ``start`` and ``end``, and when it began, all in ns."""
+        edges = [(self.longest, self.longest_at), (self.first - start, start)]
+        return max([*edges, (end - self.last, self.last)], key=lambda item: item[0])
 
 
 class HealthMeter:
@@ -53,8 +66,6 @@ class HealthMeter:
         self._roles = {topic: role for role, topic in topics.roles().items()}
         self._cameras = frozenset(topics.cameras)
         self._topics = {topic: _Topic() for topic in self._roles}
-        self._stamps: dict[str, int] = {}
-        self._set_back = 0
 
     def add(self, event: Event) -> None:
         """Take an event."""
@@ -108,9 +119,12 @@ class HealthMeter:
     def _problems(self) -> list[dict[str, str]]:
         problems = []
         for name, found in self._topics.items():
+            if not found.count:
+                continue
             role = self._roles[name]
             usual = found.gaps.quantile(0.5) or 0.0
-            longest = found.longest / NANOSECONDS
+            silence, at = found.silence(self._bag.start, self._bag.end)
+            longest = silence / NANOSECONDS
             streams = role in STREAMS or role in self._cameras
             if streams and longest > max(SHORTEST, LONG * usual):
                 problems.append(
@@ -118,7 +132,7 @@ class HealthMeter:
                         "code": str(ErrorCode.BAG_GAP),
                         "message": f"topic {name} of bag {self._bag.name} is silent for "
                         f"{longest:.3f} s at "
-                        f"{(found.longest_at - self._bag.start) / NANOSECONDS:.3f} s; "
+                        f"{(at - self._bag.start) / NANOSECONDS:.3f} s; "
                         f"expected a message every {usual:.3f} s",
                     }
                 )
@@ -127,7 +141,8 @@ class HealthMeter:
                     {
                         "code": str(ErrorCode.BAG_OUT_OF_ORDER),
                         "message": f"{found.out_of_order} messages of topic {name} of bag "
-                        f"{self._bag.name} come after later ones; expected them in order",
+                        f"{self._bag.name} come after later ones by their "
+                        "stamps; expected them in order",
                     }
                 )
         return problems

@@ -27,6 +27,10 @@ from worldforge_ros.observation import NANOSECONDS
 MOST_UNREADABLE = 20
 """Unreadable messages that get a sentence each; beyond, they are only counted."""
 
+LARGEST_DISORDER = 1.0
+"""Seconds that the receive times of messages may go back in the order in which they were written:
+the threads of a recorder overtake each other by less, a clock that was set back does not."""
+
 _SUFFIXES = {".mcap": "mcap", ".db3": "sqlite3"}
 _READ_AT_ONCE = 1 << 20
 
@@ -107,8 +111,13 @@ class Bag:
                 )
             metadata, files = _inventory(path)
             bag = cls._read(path, metadata, files)
+        except WorldForgeError:
+            raise
         except OSError as error:
             raise _invalid(path, f"cannot be read: {error.strerror or error}") from error
+        except Exception as error:
+            # What a damaged file makes of metadata, definitions and index has no end.
+            raise _invalid(path, f"cannot be read: {_words(error)}") from error
         if not bag.messages:
             bag.close()
             held = ", ".join(topic.name for topic in bag.topics) or "no topic at all"
@@ -122,29 +131,35 @@ class Bag:
     @classmethod
     def _read(cls, path: Path, metadata: dict[str, Any], files: list[Path]) -> Bag:
         lacks_metadata = path.is_dir() and not metadata
+        compression = str(metadata.get("compression_mode", "")).lower()
         refusal: Exception | None = None
         if not lacks_metadata:
+            whole: WholeBag | None = None
             try:
-                return cls(path, files, [WholeBag(path)])
+                whole = WholeBag(path)
+                return cls(path, files, [whole])
             except Exception as error:
                 # Of a damaged file come, beside rosbags' own, struct, unicode, assertion, memory
                 # and decompression errors.
                 refusal = error
-        if metadata.get("compression_mode", "").lower() == "file":
+                if whole is not None:
+                    whole.close()
+        if compression == "file":
             raise _invalid(path, f"is compressed as a file and cannot be read ({_words(refusal)})")
         if any(item.stat().st_size == 0 for item in files) and len(files) == 1:
             raise WorldForgeError(ErrorCode.BAG_EMPTY, f"bag {path} is an empty file")
-        storages: list[Storage] = []
-        for item in files:
-            try:
-                storages.append(_open_file(item))
-            except Exception as error:
-                for storage in storages:
-                    storage.close()
-                raise _invalid(path, f"is no bag that can be read ({_words(error)})") from error
+        opened = {item.name: _open_file(item) for item in files}
+        lost = {name: reason for name, reason in opened.items() if isinstance(reason, str)}
+        storages = [found for found in opened.values() if not isinstance(found, str)]
+        if not storages:
+            raise _invalid(path, f"is no bag that can be read ({'; '.join(lost.values())})")
         storages.sort(key=lambda storage: storage.start)
         bag = cls(path, files, storages)
-        bag._compressed_messages = metadata.get("compression_mode", "").lower() == "message"
+        bag._compressed_messages = compression == "message"
+        for name, reason in lost.items():
+            bag._note(
+                ErrorCode.BAG_INVALID, f"nothing of {name} can be read ({reason})", incomplete=True
+            )
         if lacks_metadata:
             bag._note(
                 ErrorCode.BAG_INVALID,
@@ -208,11 +223,16 @@ class Bag:
         """
         wanted = {item.name for item in self.topics if topics is None or item.name in topics}
         seen: dict[tuple[str, str], int] = {}
-        unreadable = total = 0
+        unreadable = total = strays = 0
         last = self.start
+        self._check_order()
         try:
             for storage in self._storages:
-                for channel, last, data in storage.messages(wanted):
+                for channel, received, data in storage.messages(wanted):
+                    if type(received) is not int:
+                        raise ValueError(f"a receive time is {received!r}")
+                    last = received
+                    strays += not self.start <= last <= self.end
                     key = (channel.topic, channel.type)
                     seen[key] = seen.get(key, 0) + 1
                     total += 1
@@ -238,6 +258,12 @@ class Bag:
             )
         else:
             self._compare(wanted, seen)
+        if strays:
+            self._note(
+                ErrorCode.BAG_INVALID,
+                f"{strays} messages are not between {self.start} and {self.end} ns, which its "
+                "index calls its first and its last",
+            )
         if unreadable > MOST_UNREADABLE:
             self._note(
                 ErrorCode.MESSAGE_MALFORMED,
@@ -253,6 +279,20 @@ class Bag:
         if type_name not in self._types.fielddefs:
             raise LookupError(f"the bag holds no definition of {type_name}, and it is not known")
         return self._types.deserialize_cdr(memoryview(data), type_name)
+
+    def _check_order(self) -> None:
+        try:
+            back = max(storage.set_back() for storage in self._storages) / NANOSECONDS
+        except Exception:
+            # Reading says what is wrong.
+            return
+        if back > LARGEST_DISORDER:
+            self._note(
+                ErrorCode.BAG_OUT_OF_ORDER,
+                f"its receive times go back by up to {back:.3f} s in the order in which they were "
+                "written, as when the clock was set back or recordings were merged; it is read in "
+                "order of receive time",
+            )
 
     def _compare(self, wanted: set[str], seen: dict[tuple[str, str], int]) -> None:
         for topic in self.topics:
@@ -289,16 +329,21 @@ class Bag:
         return f"{(time - self.start) / NANOSECONDS:.3f} s"
 
 
-def _open_file(path: Path) -> Storage:
+def _open_file(path: Path) -> Storage | str:
+    """The file as far as it can be read, or in words why nothing of it can."""
     try:
         return WholeBag(path)
     except Exception:
         # Of a damaged file come, beside rosbags' own, struct, unicode, assertion, memory and
         # decompression errors; what can be read without its index is tried next.
+        pass
+    try:
         scanned = ScannedMcap(path) if path.suffix == ".mcap" else ScannedSqlite(path)
+    except Exception as error:
+        return _words(error)
     if not scanned.channels:
         scanned.close()
-        raise ValueError(scanned.damage or "no topic of a ROS 2 message in it")
+        return scanned.damage or "no topic of a ROS 2 message in it"
     return scanned
 
 

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
 
+import numpy as np
+
 MAGIC = b"\x89MCAP0\r\n"
 
-_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END, _FOOTER = 3, 4, 5, 6, 15, 2
+_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _DATA_END, _FOOTER = 3, 4, 5, 6, 7, 15, 2
+_INDEX_HEAD = 15
+_INDEX_ENTRY = np.dtype([("time", "<u8"), ("offset", "<u8")])
 _MESSAGE_HEAD = struct.Struct("<HIQQ")
 _CHUNK_HEAD = struct.Struct("<QQQI")
 
@@ -127,21 +131,19 @@ def _chunk_times(file: Any) -> Iterator[tuple[int, int, int]]:
     from its index alone.
     """
     for chunk in sorted(file.chunks, key=lambda item: item.chunk_start_offset):
-        if chunk.message_end_time == 0:
+        if not chunk.message_end_time:
             continue
         file.bio.seek(chunk.chunk_start_offset + chunk.chunk_length)
         index = file.bio.read(chunk.message_index_length)
         entries, place = [], 0
-        while place + 15 <= len(index) and index[place] == _MESSAGE_INDEX:
-            (size,) = struct.unpack_from("<I", index, place + 11)
-            held = np.frombuffer(index, _INDEX_ENTRY, size // 16, place + 15)
-            entries.append(held)
-            place += 15 + size
-        back = 0
-        if entries:
-            every = np.concatenate(entries)
-            times = every["time"][np.argsort(every["offset"])].astype(np.int64)
-            back = int((np.maximum.accumulate(times) - times).max(initial=0))
+        while place + _INDEX_HEAD <= len(index) and index[place] == _MESSAGE_INDEX:
+            (size,) = struct.unpack_from("<I", index, place + _INDEX_HEAD - 4)
+            place += _INDEX_HEAD
+            entries.append(np.frombuffer(index, _INDEX_ENTRY, size // 16, place))
+            place += size
+        every = np.concatenate(entries or [np.empty(0, _INDEX_ENTRY)])
+        times = every["time"][np.argsort(every["offset"])].astype(np.int64)
+        back = int((np.maximum.accumulate(times) - times).max(initial=0))
         yield chunk.message_start_time, chunk.message_end_time, back
 
 
@@ -153,11 +155,16 @@ def _row_times(file: Any) -> Iterator[tuple[int, int, int]]:
     )
 
 
-def _step_back(times: Iterable[int]) -> int:
-    found = newest = 0
-    for time in times:
-        found, newest = max(found, newest - time), max(newest, time)
-    return found
+class _Times:
+    """The first and the last of the times that were added, and the largest step back, in ns."""
+
+    def __init__(self) -> None:
+        self.first = self.last = self.back = 0
+
+    def add(self, time: int) -> None:
+        self.first = min(self.first or time, time)
+        self.back = max(self.back, self.last - time)
+        self.last = max(self.last, time)
 
 
 class _Damaged(Exception):
@@ -182,11 +189,12 @@ class ScannedMcap:
         self.distro = ""
         self.damage = ""
         counts: dict[int, int] = {}
-        times: list[int] = []
+        times = _Times()
         try:
-            for number, received, _ in self._scan(None):
-                counts[number] = counts.get(number, 0) + 1
-                times = [min([*times[:1], received]), max([*times[1:], received])]
+            for messages in self._scan(None):
+                for number, received, _ in messages:
+                    counts[number] = counts.get(number, 0) + 1
+                    times.add(received)
         except _Damaged as error:
             self.damage = str(error)
         self._channels = {
@@ -194,24 +202,24 @@ class ScannedMcap:
             for number, channel in self._channels.items()
         }
         self.channels = list(self._channels.values())
-        if times:
-            self.start, self.end = times
+        self.start, self.end, self._back = times.first, times.last, times.back
 
     def set_back(self) -> int:
-        return _step_back(received for _, received, _ in self._scan(self._stop))
+        return self._back
 
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         wanted = {number for number, item in self._channels.items() if item.topic in topics}
-        for number, received, data in self._scan(self._stop):
-            if number in wanted:
-                yield self._channels[number], received, data
+        for messages in self._scan(self._stop):
+            for number, received, data in sorted(messages, key=lambda message: message[1]):
+                if number in wanted:
+                    yield self._channels[number], received, data
 
     def close(self) -> None:
         self._file.close()
 
-    def _scan(self, stop: int | None) -> Iterator[tuple[int, int, bytes]]:
-        """Channel, receive time and data of every message up to the offset ``stop``; without one,
-        up to where the file stops making sense, which becomes ``_stop``.
+    def _scan(self, stop: int | None) -> Iterator[list[tuple[int, int, bytes]]]:
+        """Channel, receive time and data of the messages of each record up to the offset ``stop``;
+        without one, up to where the file stops making sense, which becomes ``_stop``.
         """
         self._file.seek(0)
         if self._file.read(len(MAGIC)) != MAGIC:
@@ -241,7 +249,7 @@ class ScannedMcap:
                 raise _Damaged(f"the record at byte {place} cannot be read ({error})") from error
             place += 9 + size
             self._stop = place
-            yield from messages
+            yield messages
 
     def _take(
         self, records: list[tuple[int, bytes]], schemas: dict[int, tuple[str, str, str]]
@@ -315,13 +323,13 @@ class ScannedSqlite:
         self.distro = ""
         self.damage = ""
         counts: dict[int, int] = {}
-        times: list[int] = []
+        times = _Times()
         try:
             for number, received in self._rows("topic_id, timestamp"):
                 if type(received) is not int:
                     raise sqlite3.DatabaseError(f"a receive time is {received!r}")
                 counts[number] = counts.get(number, 0) + 1
-                times = [min([*times[:1], received]), max([*times[1:], received])]
+                times.add(received)
         except sqlite3.Error as error:
             self.damage = f"its database cannot be read to the end ({error})"
         self._channels = {
@@ -330,7 +338,7 @@ class ScannedSqlite:
         }
         self._count = sum(counts.values())
         self.channels = list(self._channels.values())
-        self.start, self.end = times or (0, 0)
+        self.start, self.end, self._back = times.first, times.last, times.back
 
     def _definition(self, kind: str) -> tuple[str, str]:
         try:
@@ -347,8 +355,7 @@ class ScannedSqlite:
         return self._base.execute(f"SELECT {columns} FROM messages ORDER BY id")
 
     def set_back(self) -> int:
-        rows = zip(range(self._count), self._rows("timestamp"), strict=False)
-        return _step_back(received for _, (received,) in rows)
+        return self._back
 
     def messages(self, topics: Collection[str]) -> Iterator[Raw]:
         rows = self._rows("topic_id, timestamp, data")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from worldforge_ros.bags.names import FIXED_TOPICS, TopicName, robot_topics
 from worldforge_ros.bags.reader import Bag
+from worldforge_ros.bags.types import PREFIX
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 
@@ -93,15 +94,24 @@ class _Finder:
         """The bag's topic of the first of these names that has a message, empty where none has."""
         for choice in choices:
             topic = self._topic(choice.name)
-            found = self._bag.topic(topic)
-            if found is None or not found.count:
+            held = [item for item in self._bag.topics if item.name == topic and item.count]
+            if not held:
                 continue
-            if found.type != choice.type:
+            types = " and ".join(item.type for item in held)
+            if types != choice.type:
                 raise mismatch(
                     ErrorCode.TOPIC_TYPE_MISMATCH,
                     f"topic {topic} of bag {self._bag.name}",
-                    found=found.type,
+                    found=types,
                     expected=f"{choice.type}; the bag holds {self._bag.describe()}",
+                )
+            # Definitions of ours grow from release to release, those of ROS are for ever.
+            if not types.startswith(PREFIX) and self._bag.definition(types) == "changed":
+                raise mismatch(
+                    ErrorCode.TOPIC_TYPE_MISMATCH,
+                    f"definition of {types} in bag {self._bag.name}",
+                    found="not that of ROS",
+                    expected="the fields of a standard message",
                 )
             return topic
         return ""

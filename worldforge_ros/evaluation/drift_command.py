@@ -29,10 +29,14 @@ MODELS = ("lewm", "jepa_wms", "vjepa2_ac")
 OBSERVATIONS = ("auto", "observation", "sensors")
 
 
-def add_recordings(parser: argparse.ArgumentParser) -> None:
-    """The options of everything that is measured on recordings."""
+def add_recordings(parser: argparse.ArgumentParser, least: str = "+") -> None:
+    """The options of everything that is measured on recordings; ``least``: argparse's ``nargs``."""
     parser.add_argument(
-        "recordings", nargs="+", type=Path, metavar="BAG|DATASET", help="bags or LeRobot data sets"
+        "recordings",
+        nargs=least,
+        type=Path,
+        metavar="BAG|DATASET",
+        help="bags or LeRobot data sets",
     )
     parser.add_argument("--embodiment", default="pusht", help="name or YAML file")
     parser.add_argument("--namespace", default="", help="of the recorded topics")

@@ -7,7 +7,7 @@ the robot.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
 from worldforge_ros.evaluation.aloha import AlohaEpisode
-from worldforge_ros.evaluation.loop import Run, run_loop
+from worldforge_ros.evaluation.loop import Run, Task, run_loop
 from worldforge_ros.evaluation.planners import (
     NEED_POLICY,
     NEED_WORLD_MODEL,
@@ -232,10 +232,16 @@ def make_world(settings: Settings) -> World:
 
 
 def play(
-    planner: str, seed: int, settings: Settings, models: Models, simulation: World
+    planner: str,
+    seed: int,
+    settings: Settings,
+    models: Models,
+    simulation: World,
+    watched: Callable[[Task], Task] = lambda task: task,
 ) -> tuple[PushTEpisode | AlohaEpisode, Run]:
     """One episode as :func:`run_episode` runs it, with everything that was commanded.
 
+    :param watched: puts something between the loop and the world, to watch or to disturb it.
     :raises WorldForgeError: ``INVALID_ARGUMENT`` for a comparison with the true outcome, which only
         PushT has, and what :func:`~worldforge_ros.evaluation.loop.run_loop` raises.
     """
@@ -257,7 +263,8 @@ def play(
     if planner != "still":
         brain = Planner(planner, choosing(settings), models, episode.goal, seed, copied)
     pause = rules.search_execute_steps if planner == "cem" else rules.execute_steps
-    return episode, run_loop(episode, brain, models, rules.steps, pause, settings.latency_steps)
+    loop = run_loop(watched(episode), brain, models, rules.steps, pause, settings.latency_steps)
+    return episode, loop
 
 
 def load_models(settings: Settings, planners: Sequence[str]) -> Models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,16 @@ from worldforge_ros.observation import (
     check_image,
 )
 from worldforge_ros.planning.refine import Scene, refine
+from worldforge_ros.resources import resolve_path
 from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.model_node import ModelNode
+from worldforge_ros.ros.surprise_port import SurprisePort
 from worldforge_ros.scorers.base import Scorer
+from worldforge_ros.scorers.cards import beside
 from worldforge_ros.scorers.contract import ActionSpace, one_batch
 from worldforge_ros.scorers.loading import load_scorer
 from worldforge_ros.scorers.parameters import declare
+from worldforge_ros.scorers.surprise import CARD_FILE
 from worldforge_ros.srv import RefineCandidates, ScoreCandidates
 
 SPACES = {
@@ -71,6 +76,17 @@ class ScoreNode(ModelNode[Scorer]):
         self._warmup_blocks = parameters.integer(
             "warmup_blocks", 3, "blocks of the warm-up candidates", minimum=1, maximum=64
         )
+        surprise = parameters.flag(
+            "surprise", True, "publish on ~/surprise how wrong the world model was about each block"
+        )
+        self._surprise_card = parameters.text(
+            "surprise_card",
+            "",
+            "path of the card that surprise is standardised by; empty: surprise.json beside the "
+            "checkpoint",
+        )
+        frame_id = parameters.text("frame_id", "base", "frame of what is published")
+        self._surprise = SurprisePort(self, frame_id) if surprise else None
         self._goal: tuple[ImageArray, int] | None = None
         self._history = ObservationHistory(
             duration=2.0 + 16 * self.embodiment.scoring.block_duration
@@ -100,7 +116,16 @@ class ScoreNode(ModelNode[Scorer]):
         for _ in range(3):
             scorer.score(window, window[-1].images[spec.camera], still, past)
         self.diagnostics.set(**scorer.facts)
+        if self._surprise is not None:
+            self._surprise.begin(scorer, self._card)
         return scorer
+
+    def _card(self) -> Path:
+        """Where what is normal for the checkpoint stands."""
+        if self._surprise_card:
+            return resolve_path(self._surprise_card)
+        model = str(resolve_path(self._config.value("model_path")))
+        return beside(model, CARD_FILE, self._config.value("cache_dir"))
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Answer requests from now on; what arrived before is encoded first."""
@@ -116,6 +141,8 @@ class ScoreNode(ModelNode[Scorer]):
         except Exception as error:
             self.diagnostics.unexpected(error, "reading an observation")
             return
+        if self._surprise is not None:
+            self._surprise.observed(observation)
         if self._encode_on_arrival:
             self.spare("observation", lambda m: m.notice(observation), "encoding an observation")
 

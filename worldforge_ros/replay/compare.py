@@ -165,7 +165,7 @@ def write_compare_html(path: Path, document: Mapping[str, Any]) -> Path:
         "<p>Figures over all cycles; differences are means over bags with 95 % bootstrap "
         "intervals.</p>",
         warnings,
-        html.table(head, rows),
+        html.table(head, rows, (4,)),
     ]
     path.write_text(page(f"Replays {names}", parts, html.STYLE), encoding="utf-8")
     return path

@@ -29,8 +29,11 @@ ul { color: var(--faint); padding-left: 20px; }
 h3 { font-size: 15px; font-weight: 500; margin: 20px 0 0; }
 .card b small { font-size: 15px; font-weight: 500; }
 .wide { overflow-x: auto; margin-bottom: 12px; }
-.wide td { font-size: 15px; white-space: nowrap; }
-.wide td.text { white-space: normal; }
+.wide th, .wide td { padding: 6px 7px; }
+.wide th:first-child, .wide td:first-child { padding-left: 0; }
+.wide td { font-size: 14px; white-space: nowrap; }
+.wide td.text, .wide td:first-child { white-space: normal; }
+svg { margin-bottom: 12px; }
 .legend { margin-bottom: 12px; }
 .legend span { display: inline-block; margin-right: 14px; }
 .legend span i { margin-left: 0; }
@@ -147,7 +150,7 @@ def _health(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) ->
         "n",
         "rate, Hz",
         "gap p99, s",
-        "longest, s",
+        "longest gap, s",
         "late",
         "skew p50 / p95 / max, ms",
         "definition",
@@ -168,7 +171,7 @@ def _health(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) ->
             for topic in (episode.get("health") or {}).get("topics", [])
         ]
         name = f"<h3>{escape(episode['episode'])}</h3>" if len(episodes) > 1 else ""
-        tables.append(name + table(head, rows))
+        tables.append(name + table(head, rows, (7,)))
     problems = "".join(
         f"<li>{escape(row['episode'])}: {escape(item['code'])}: {escape(item['message'])}</li>"
         for row in report["episodes"]
@@ -176,9 +179,9 @@ def _health(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) ->
     )
     said = f"<ul>{problems}</ul>" if problems else "<p>No problems.</p>"
     return (
-        "<h2>Bag health</h2><p>Skew is receive time less stamp; late messages were received after "
-        "one with a later stamp. A definition is changed when the bag's message is not the one of "
-        "this release.</p>" + said + "".join(tables)
+        "<h2>Bag health</h2><p>Skew is receive time less stamp. Late messages lie in the bag "
+        "behind one received after them. A definition is changed when the bag's message is not "
+        "that of this release.</p>" + said + "".join(tables)
     )
 
 

@@ -21,7 +21,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"({counted(cycles['outcomes'])}), problems of bags: {counted(health['problems_by_code'])}",
         "",
     ]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (item.label, headline(item, value), _interval(report, item.path, item.unit))
         for item in HEADLINES
         if (value := lookup(report, item.path)) is not None

@@ -68,6 +68,16 @@ def read_card(path: Path, schema: str, sha256: str, embodiment: Embodiment) -> d
     return document
 
 
+def beside(model: str, name: str, root: str = "") -> Path:
+    """Where the card ``name`` of a checkpoint would be.
+
+    :param model: a path or a run name, see
+        :func:`~worldforge_ros.scorers.checkpoint.find_checkpoint`, as is ``root``.
+    :raises WorldForgeError: as there.
+    """
+    return find_checkpoint(model, root).folder / name
+
+
 @dataclass(frozen=True)
 class DriftCard:
     """How many blocks ahead a checkpoint is believed; ``at_least`` where a longer measurement might

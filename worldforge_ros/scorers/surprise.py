@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ import numpy.typing as npt
 
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.observation import Observation, seconds_to_ns
+from worldforge_ros.observation import Observation, ObservationHistory, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
 from worldforge_ros.safety.gate import SETTLE_TIME, GateMode
 from worldforge_ros.scorers.base import Scorer
 from worldforge_ros.scorers.cards import read_card, write_card
 from worldforge_ros.scorers.contract import camera_image
+from worldforge_ros.scorers.latent import FrameClip
 
 FloatArray = npt.NDArray[np.float64]
 SetpointAt = Callable[[int, FloatArray], FloatArray | None]
@@ -37,6 +38,8 @@ known."""
 
 CARD_FILE = "surprise.json"
 CARD_SCHEMA = "worldforge_ros/surprise_card/1"
+THRESHOLD = 4.0
+"""Standardised surprise that is flagged by default."""
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1.0)
 LEAST_BLOCKS = 100
 """Blocks below which a deviation would say little."""
@@ -195,6 +198,69 @@ def prediction_error(
         objective="l2",
     )
     return float(scores.costs[0])
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block that has passed: ``window`` of history + 1 observations, oldest first, and the
+    ``setpoints`` (history * block, J) in m or rad that were executed between them.
+    """
+
+    window: tuple[Observation, ...]
+    setpoints: FloatArray
+
+
+class SurpriseMonitor:
+    """Finds the block before every observation, live; bounded by what a window needs."""
+
+    def __init__(self, embodiment: Embodiment, history: int) -> None:
+        """:param history: frames that the world model looks back."""
+        spec = embodiment.scoring
+        self._spec = spec
+        self._frames = history + 1
+        self._tolerance = embodiment.observation.tolerance
+        self._observations = ObservationHistory(self._frames * spec.block_duration + 1.0)
+        self._timeline = SetpointTimeline(embodiment, self._frames * spec.block_duration + 2.0)
+
+    def approved(self, chunk: ActionChunk, arrived: int) -> None:
+        """The gate executes ``chunk``, which arrived at ``arrived`` ns.
+
+        :raises WorldForgeError: as :meth:`SetpointTimeline.add_chunk`.
+        """
+        self._timeline.add_chunk(chunk, arrived)
+
+    def gate(self, mode: GateMode, stamp: int) -> None:
+        """The gate said at ``stamp`` ns that it is in ``mode``."""
+        self._timeline.add_mode(mode, stamp)
+
+    def observed(self, observation: Observation) -> Block | None:
+        """Take an observation; returns the block before it, None where a frame or what was executed
+        is not known.
+        """
+        before = self._observations.stamps()
+        if before and observation.stamp < before[-1]:
+            # Time went back, as at a reset of a simulator.
+            self._timeline.clear()
+        self._observations.add(observation)
+        try:
+            window = self._observations.window(
+                self._frames, self._spec.block_duration, self._tolerance
+            )
+        except WorldForgeError:
+            return None
+        setpoints = executed(window, self._timeline.at, self._spec.step, self._spec.block)
+        return None if setpoints is None else Block(tuple(window), setpoints)
+
+
+def blocks_of(clip: FrameClip, embodiment: Embodiment, history: int) -> Iterator[Block]:
+    """Every block of a recorded clip, from picture ``history`` on."""
+    observations = clip.observations(embodiment)
+    block = embodiment.scoring.block
+    for last in range(history, len(observations)):
+        first = last - history
+        yield Block(
+            tuple(observations[first : last + 1]), clip.actions[first * block : last * block]
+        )
 
 
 @dataclass(frozen=True)

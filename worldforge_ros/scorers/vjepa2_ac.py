@@ -37,7 +37,7 @@ SIDE = 256
 
 @dataclass(frozen=True)
 class VJepa2AcOptions:
-    """What to load: an entry of ``hubconf.py``, see :func:`~worldforge_ros.scorers.hub.hub_pair`."""
+    """What to load, see :func:`~worldforge_ros.scorers.hub.hub_pair`."""
 
     model: str = "vjepa2_ac_vit_giant"
     repository: str = ""
