@@ -95,6 +95,8 @@ NUMBERS = [
     "max_cost",
     "min_margin",
     "heartbeat_timeout",
+    "max_surprise",
+    "surprise_timeout",
     "protective_stop_lease",
 ]
 MAY_BE_ZERO = {

@@ -219,7 +219,7 @@ class LeRobotFolder:
         values = self._values(entry)
         tasks = [self._task(int(index)) for index in values["task_index"].ravel()]
         moving = self._joints(entry, values)
-        self._check_columns(entry, values, *moving, tasks)
+        self._check_columns(entry, values, *moving)
         stamps, position, velocity, setpoint = moving
         for row, images in enumerate(self._pictures(entry)):
             observation = Observation(
@@ -307,7 +307,7 @@ class LeRobotFolder:
 
     def _sources(self, quantity: str, *, needed: bool) -> tuple[tuple[str, int], ...]:
         """Column and place in it of every joint's ``quantity``; empty where a joint has none."""
-        places = {}
+        places: dict[str, tuple[str, int]] = {}
         for name, feature in self._embodiment.policy.features.items():
             if isinstance(feature, StateFeature) and feature.quantity == quantity:
                 for place, joint in enumerate(feature.joints):
@@ -463,7 +463,6 @@ class LeRobotFolder:
         position: FloatArray,
         velocity: FloatArray,
         setpoint: FloatArray,
-        tasks: Sequence[str],
     ) -> None:
         where = f"episode {entry.index} of data set {self.folder}"
         order = np.arange(entry.length)
@@ -483,8 +482,8 @@ class LeRobotFolder:
         if stamps[0] <= 0 or (np.diff(stamps) <= 0).any():
             raise invalid(f"{STAMP} in {where}", stamps.tolist(), "above 0 and rising")
         frames = [
-            Frame(False, Observation(0, {}, *rows[:2], task), rows[2])
-            for *rows, task in zip(position, velocity, setpoint, tasks, strict=True)
+            Frame(False, Observation(0, {}, where_to, speed), target)
+            for where_to, speed, target in zip(position, velocity, setpoint, strict=True)
         ]
         for name, rows in policy_values(frames, self._embodiment).items():
             if not np.array_equal(rows, values[name].astype(np.float32)):
@@ -615,7 +614,6 @@ def _film(path: Path, begin: float, fps: int) -> Iterator[ImageArray]:
                 if time > due + allowed:
                     raise invalid(f"video {path}", f"without a picture at {due:.4f} s", "one")
                 number += 1
-                yield frame.to_ndarray(format="rgb24")
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     except (OSError, IndexError, av.error.FFmpegError) as error:
         raise invalid(f"video {path}", f"not decodable ({error})", "a video") from error
-

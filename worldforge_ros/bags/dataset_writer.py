@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,8 +76,8 @@ def export_bags(
                 )
                 source = RecordedActions(topics, embodiment, actions)
                 frames = BagFrames(bag, topics, embodiment, source)
-                text = f"bag {number} of {len(bags)} {bag.name}"
-                found.append(target.add(bag, frames, source.source, lambda t, n=text: show(f"{n}: {t}")))
+                prefix = f"bag {number} of {len(bags)} {bag.name}: "
+                found.append(target.add(bag, frames, source.source, show, prefix))
         if not target.frames:
             raise mismatch(
                 ErrorCode.DATASET_INVALID,
@@ -145,7 +146,10 @@ class _Target:
         task: str,
         video: bool,
     ) -> None:
+        # The AV1 encoder describes itself on stderr for every episode.
+        os.environ.setdefault("SVT_LOG", "1")
         try:
+            from datasets import disable_progress_bars
             from lerobot.datasets.lerobot_dataset import LeRobotDataset
         except ImportError as error:
             raise mismatch(
@@ -154,6 +158,7 @@ class _Target:
                 found=f"not importable ({error})",
                 expected="the package lerobot, 0.4.4 or later, with what its data sets need",
             ) from error
+        disable_progress_bars()
         self._folder, self._embodiment, self._layout, self._task = folder, embodiment, layout, task
         self.frames = self.count = 0
         self._episodes: list[dict[str, Any]] = []
@@ -167,7 +172,9 @@ class _Target:
         )
         (folder / GOALS).mkdir(parents=True)
 
-    def add(self, bag: Bag, frames: BagFrames, source: str, show: Show) -> dict[str, Any]:
+    def add(
+        self, bag: Bag, frames: BagFrames, source: str, show: Show, prefix: str
+    ) -> dict[str, Any]:
         """Write the frames of a bag; returns what the report says of it."""
         first = self.count
         stamps: list[int] = []
@@ -180,7 +187,7 @@ class _Target:
                 stamps = []
             self._add_frame(frame)
             stamps.append(frame.observation.stamp)
-            show(f"{frames.counts.frames} frames, {self.count + 1} episodes")
+            show(f"{prefix}{frames.counts.frames} frames, {self.count + 1} episodes")
         if stamps:
             spans.append(self._save(bag, stamps))
         goals.take(frames.goals)
@@ -301,14 +308,16 @@ class _Goals:
 
         solid = np.ascontiguousarray(picture)
         shape = "x".join(map(str, solid.shape[:2]))
-        path = GOALS / f"goal_{hashlib.sha256(solid).hexdigest()[:16]}_{shape}.png"
+        path = GOALS / f"goal_{hashlib.sha256(solid.tobytes()).hexdigest()[:16]}_{shape}.png"
         Image.fromarray(solid).save(self._folder / path)
         return str(path)
 
     def between(self, begin: int, end: int) -> list[dict[str, Any]]:
         """The goal in force at ``begin`` ns, and those that came until ``end``."""
         before = [goal for goal in self._found if goal[0] <= begin] or self._found[:1]
-        during = [goal for goal in self._found if begin < goal[0] <= end and goal not in before[-1:]]
+        during = [
+            goal for goal in self._found if begin < goal[0] <= end and goal not in before[-1:]
+        ]
         return [{"stamp_ns": stamp, "file": file} for stamp, file in [*before[-1:], *during]]
 
 
@@ -331,4 +340,3 @@ def _features(embodiment: Embodiment, layout: Layout, pictures: str) -> dict[str
     for name in (POSITION, VELOCITY, SETPOINT):
         features[name] = {"dtype": "float64", "shape": (len(joints),), "names": joints}
     return features
-

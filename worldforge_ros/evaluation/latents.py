@@ -161,8 +161,8 @@ def drift(
     cosines = {name: np.empty((count, length)) for name in CURVES}
     for index, own in enumerate(windows):
         strange = windows[others[index]] if count > 1 else []
-        found = _episode(own, strange, predict, length, root)
-        for name, (squared, cosine) in found.items():
+        curves = _episode(own, strange, predict, length, root)
+        for name, (squared, cosine) in curves.items():
             errors[name][index], cosines[name][index] = squared / pair, cosine
 
     chosen = rng.integers(count, size=(RESAMPLES, count))

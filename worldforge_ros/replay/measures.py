@@ -123,8 +123,8 @@ class Spread:
 
     def __init__(self, joints: int) -> None:
         self._count = 0
-        self._mean = np.zeros(joints)
-        self._squares = np.zeros(joints)
+        self._mean: FloatArray = np.zeros(joints)
+        self._squares: FloatArray = np.zeros(joints)
 
     def add(self, row: FloatArray) -> None:
         """Count a row."""

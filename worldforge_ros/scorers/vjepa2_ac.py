@@ -155,7 +155,7 @@ class VJepa2AcLatents:
         count, width = self._shape
         size = count * width
         samples, horizon = blocks.shape[:2]
-        found = np.empty((samples, horizon, size + POSE), np.float32)
+        found: npt.NDArray[Any] = np.empty((samples, horizon, size + POSE), np.float32)
         with torch.inference_mode():
             for index in range(samples):
                 tokens = torch.from_numpy(np.float32(start[index, :size])).reshape(1, count, width)
