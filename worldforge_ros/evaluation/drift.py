@@ -79,13 +79,16 @@ def print_drift(found: Drift, block_seconds: float) -> None:
     from rich.table import Table
 
     console = Console()
-    table = Table(
-        title=f"Prediction error over {found.episodes} episodes, 1 = a random pair; skill = "
-        "1 - open loop / nothing moved"
-    )
-    names = ("open_loop", "closed_loop", "unchanged", "previous", "shuffled")
-    for heading in ("blocks", "s", *(name.replace("_", " ") for name in names), "skill", "95 %"):
-        table.add_column(heading, justify="right")
+    table = Table(title=f"Prediction error over {found.episodes} episodes, 1 = a random pair")
+    names = {
+        "open_loop": "open",
+        "closed_loop": "closed",
+        "unchanged": "still",
+        "previous": "frame before",
+        "shuffled": "shuffled",
+    }
+    for heading in ("blocks", "s", *names.values(), "skill", "95 %"):
+        table.add_column(heading, justify="right", no_wrap=True)
     shown = [h for h in found.horizon if h in (1, 2, 3, 5, 8, 10, 13, 17) or h == found.horizon[-1]]
     for ahead in shown:
         index = ahead - 1
@@ -97,6 +100,7 @@ def print_drift(found: Drift, block_seconds: float) -> None:
             f"{found.skill.low[index]:.2f} to {found.skill.high[index]:.2f}",
         )
     console.print(table)
+    console.print("skill = 1 - open / still: 1 perfect, 0 no better than that nothing moves")
     console.print(verdict(found, block_seconds))
 
 

@@ -74,9 +74,8 @@ class Recordings:
             from worldforge_ros.checkpoints import file_sha256
 
             self.sources[path.name] = file_sha256(path / "meta" / "info.json")
-            yield from clips_of(
-                dataset_frames(path, self.embodiment), self.embodiment, path.name, self.longest
-            )
+            frames = dataset_frames(path, self.embodiment)
+            yield from clips_of(frames, self.embodiment, path.name, self.longest, several=True)
             return
         from worldforge_ros.bags.actions import RecordedActions
         from worldforge_ros.bags.reader import Bag
@@ -97,19 +96,26 @@ class Recordings:
 
 
 def clips_of(
-    frames: Iterable[Frame], embodiment: Embodiment, name: str, longest: int = LONGEST
+    frames: Iterable[Frame],
+    embodiment: Embodiment,
+    name: str,
+    longest: int = LONGEST,
+    *,
+    several: bool = False,
 ) -> Iterator[FrameClip]:
-    """Clips of the frames of one recording, whose episodes are called ``name``, ``name#2``, ...
+    """Clips of the frames of one recording, all of the episode ``name``: what comes before a gap
+    and after it is of one run. Of a data set with ``several`` episodes they are ``name``,
+    ``name#2``, ...
 
-    A clip ends where an episode does and after ``longest`` blocks; the next one begins with its
-    last picture. What is left of a block at the end of an episode is left out.
+    A clip ends where frames do and after ``longest`` blocks; the next one begins with its last
+    picture. What is left of a block at the end is left out.
     """
     block = embodiment.scoring.block
     held: list[Frame] = []
     number = 0
 
     def episode() -> str:
-        return name if number <= 1 else f"{name}#{number}"
+        return f"{name}#{number}" if several and number > 1 else name
 
     for frame in frames:
         if frame.starts:
