@@ -200,6 +200,37 @@ def plan_report(time: int, cycle: int, candidates: np.ndarray, **fields: Any) ->
     return new("worldforge_ros/msg/PlanReport", **{**values, **fields})
 
 
+def gate_status(time: int, mode: int) -> Any:
+    """A GateStatus in that mode."""
+    texts = dict.fromkeys(("mode_name", "reason", "verdict"), "")
+    numbers = dict.fromkeys(
+        (
+            "verdict_sequence",
+            "chunks_received",
+            "chunks_approved",
+            "chunks_rejected",
+            "steps_executed",
+            "holds",
+            "stops",
+        ),
+        0,
+    )
+    return new(
+        "worldforge_ros/msg/GateStatus",
+        header=header(time),
+        mode=mode,
+        epoch=1,
+        reason_codes=[],
+        reason_messages=[],
+        rejected_codes=[],
+        rejected_counts=np.zeros(0, np.uint64),
+        validation_latency=duration(0.001),
+        capture_to_command=duration(0.05),
+        **texts,
+        **numbers,
+    )
+
+
 def pusht_messages(
     seconds: float,
     *,

@@ -70,6 +70,21 @@ def test_episodes_of_a_data_set_are_several() -> None:
     assert [clip.episode for clip in clips] == ["set", "set#2"]
 
 
+def test_a_data_set_gives_the_clips_of_the_bags_it_is_of(tmp_path: Path) -> None:
+    pytest.importorskip("lerobot", reason="the package lerobot is not installed")
+    from worldforge_ros.bags.dataset_writer import export_bags
+
+    bags = [write_bag(tmp_path / name, seconds=seconds) for name, seconds in (("a", 2), ("b", 3))]
+    export_bags(bags, tmp_path / "set", ROBOT)
+    recordings = Recordings([tmp_path / "set"], ROBOT)
+    clips = list(recordings.clips())
+    assert [clip.episode for clip in clips] == ["set", "set#2"]
+    assert recordings.sources == {"set": file_sha256(tmp_path / "set" / "meta" / "info.json")}
+    for clip, recorded in zip(clips, Recordings(bags, ROBOT).clips(), strict=True):
+        for name in ("images", "position", "velocity", "actions"):
+            np.testing.assert_array_equal(getattr(clip, name), getattr(recorded, name))
+
+
 def test_a_bag_that_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "bag", seconds=2.0)
     recordings = Recordings([tmp_path / "absent", bag], ROBOT)
@@ -78,6 +93,18 @@ def test_a_bag_that_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None
     with pytest.raises(WorldForgeError) as caught:
         list(Recordings([tmp_path / "absent"], ROBOT).clips())
     assert caught.value.code is ErrorCode.BAG_MISSING
+
+
+def test_two_recordings_of_one_name_are_two_episodes(tmp_path: Path) -> None:
+    bags = []
+    for folder in ("monday", "tuesday"):
+        (tmp_path / folder).mkdir()
+        bags.append(write_bag(tmp_path / folder / "bag", seconds=2.0))
+    recordings = Recordings(bags, ROBOT)
+    assert [clip.episode for clip in recordings.clips()] == [str(bag) for bag in bags]
+    assert list(recordings.sources) == [str(bag) for bag in bags]
+    with pytest.raises(WorldForgeError, match="twice"):
+        list(Recordings([bags[0], bags[0].parent / "." / "bag"], ROBOT).clips())
 
 
 def test_the_command_measures_bags_and_says_why_there_is_no_verdict(
@@ -96,7 +123,7 @@ def test_the_command_measures_bags_and_says_why_there_is_no_verdict(
     assert len(figures["horizon"]) == len(figures["open_loop"]) == 5
     for name in ("closed_loop", "shuffled", "unchanged", "previous"):
         assert len(figures[name]) == 5
-    assert sorted(figures["recordings"]) == ["a", "b"]
+    assert sorted(figures["source"]) == ["a", "b"]
     assert "BAG_MISSING" in next(iter(figures["failed"].values()))
     assert (out / "drift.png").stat().st_size > 10_000
     assert json.loads((out / "manifest.json").read_text())["command"] == "drift"
@@ -108,6 +135,28 @@ def test_the_command_measures_bags_and_says_why_there_is_no_verdict(
     assert not (MODEL / DRIFT_FILE).exists() or DriftCard.read(
         MODEL / DRIFT_FILE, file_sha256(MODEL / "model.safetensors"), ROBOT
     )
+
+
+def test_simulated_episodes_are_measured_as_recorded_ones(tmp_path: Path) -> None:
+    """One of the policy alone; what it is from is in the figures."""
+    pytest.importorskip("lerobot", reason="the package lerobot is not installed")
+    out = tmp_path / "out"
+    options = ["--simulate", "pusht", "--planner", "first", "--episodes", "1", "--seeds", "7"]
+    assert main(["drift", *options, "--longest", "3", "--out", str(out)]) == 0
+    figures = json.loads((out / "drift.json").read_text())
+    assert figures["source"] == {"simulated": "pusht", "planner": "first", "seeds": [7, 7]}
+    assert figures["horizon"] == [1, 2, 3]
+    assert figures["open_loop"][0] < figures["unchanged"][0]
+    # With nobody to borrow actions from there is no such control, and no verdict.
+    assert figures["shuffled"] == [None, None, None]
+    assert figures["drift_horizon_blocks"] is None
+
+
+def test_clips_are_of_recordings_or_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["drift"]) == 2
+    assert "recordings" in capsys.readouterr().err
+    assert main(["drift", "some_bag", "--simulate", "pusht"]) == 2
+    assert "beside --simulate" in capsys.readouterr().err
 
 
 def shipped_copy(folder: Path) -> Path:

@@ -636,3 +636,37 @@ def test_fewer_candidates_than_asked_for_are_no_error(ros: Ros, stage: Stage) ->
             ),
             10.0,
         )
+
+
+def test_no_more_is_scored_than_the_world_model_is_believed_for(ros: Ros, stage: Stage) -> None:
+    diagnostics = ros.record(DiagnosticArray, "/diagnostics")
+    with planning(ros, stage, drift_horizon=2) as process:
+        report = ros.wait_until(
+            lambda: next((r for r in [stage.report()] if r.outcome == "OK"), None), 20.0
+        )
+        ros.wait_until(lambda: stage.report().outcome == "OK", 20.0)
+        # Two blocks of five actions of every candidate: their costs can be compared.
+        first, last = stage.scorings[0], stage.scorings[-1]
+        for request in (first, last):
+            scored = convert.tensor_from_msg(request.candidates, "candidates")
+            assert scored.shape == (1, 4, 10, 2)
+        np.testing.assert_array_equal(
+            convert.tensor_from_msg(first.candidates, "candidates"), CANDIDATES[:, :, :10]
+        )
+        # What moves is the whole candidate.
+        assert list(report.candidates.shape) == [1, 4, 15, 2]
+        chunk = next(c for c in stage.chunks if c.sequence == report.sequence)
+        np.testing.assert_array_equal(
+            convert.tensor_from_msg(chunk.actions, "actions"), CANDIDATES[0, 2]
+        )
+        ros.wait_until(
+            lambda: any(
+                v.key == "beyond_drift" and "15 actions" in v.value
+                for d in diagnostics
+                for s in d.status
+                for v in s.values
+            ),
+            10.0,
+        )
+        _, printed = process.stop()
+    assert printed.count("HORIZON_BEYOND_DRIFT") == 1

@@ -263,6 +263,8 @@ def test_score_node_says_on_its_topic_what_surprised_it(ros: Any, normal: FrameC
     """A demonstration over DDS whose picture 3 was swapped: its block is flagged, the ones before
     it are not.
     """
+    from diagnostic_msgs.srv import SelfTest
+
     from worldforge_ros.msg import ActionChunk as ChunkMsg
     from worldforge_ros.msg import GateStatus, Surprise
     from worldforge_ros.msg import Observation as ObservationMsg
@@ -292,14 +294,20 @@ def test_score_node_says_on_its_topic_what_surprised_it(ros: Any, normal: FrameC
             )
             pictures.publish(convert.observation_to_msg(item, ROBOT, "base"))
 
+        def active() -> bool:
+            answer = ros.call(SelfTest, "score_node/health", SelfTest.Request(), 60.0)
+            return bool(answer.id)
+
+        ros.wait_until(active, 90.0, "a loaded model")
+        show(0)
+
         def heard() -> bool:
-            # Until the model is active nothing is measured, so begin again until it is.
+            # Topics are not in order among each other: the chunk may come after the picture.
             chunks.publish(convert.chunk_to_msg(plan, "base"))
-            show(0)
             show(1)
             return bool(found)
 
-        ros.wait_until(heard, 60.0, "a first surprise")
+        ros.wait_until(heard, 30.0, "a first surprise")
         for index in (2, 3):
             show(index)
             stamp = begin + index * 5 * STEP

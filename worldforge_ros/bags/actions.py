@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float64]
 
-SOURCES = ("auto", "approved", "joint_commands", "joint_trajectory", "joint_states")
+SOURCES = ("auto", "joint_commands", "joint_trajectory", "approved", "joint_states")
 """Where set-points come from; ``auto`` takes the first of the others that the bag has."""
 KEEP = 10.0
 """Seconds of set-points that are held."""

@@ -146,10 +146,9 @@ class _Target:
         task: str,
         video: bool,
     ) -> None:
-        # The AV1 encoder describes itself on stderr for every episode.
-        os.environ.setdefault("SVT_LOG", "1")
         try:
-            from datasets import disable_progress_bars
+            import av
+            from datasets import disable_progress_bars  # type: ignore[import-untyped]
             from lerobot.datasets.lerobot_dataset import LeRobotDataset
         except ImportError as error:
             raise mismatch(
@@ -158,7 +157,11 @@ class _Target:
                 found=f"not importable ({error})",
                 expected="the package lerobot, 0.4.4 or later, with what its data sets need",
             ) from error
+        # One line of progress is ours; encoder and container would describe themselves for every
+        # episode.
         disable_progress_bars()
+        os.environ.setdefault("SVT_LOG", "1")
+        av.logging.set_libav_level(av.logging.ERROR)
         self._folder, self._embodiment, self._layout, self._task = folder, embodiment, layout, task
         self.frames = self.count = 0
         self._episodes: list[dict[str, Any]] = []

@@ -150,7 +150,7 @@ def dataset_text(report: dict[str, Any]) -> str:
         left = {
             "between two steps": row["decimated"],
             "off the grid of steps": row["off_grid"],
-            "without a set-point": row["no_action"],
+            "without a set-point, see --actions": row["no_action"],
             **{f"refused with {code}": count for code, count in row["refused"].items()},
         }
         lines += [f"{count:>8}    left out, {why}" for why, count in left.items() if count]

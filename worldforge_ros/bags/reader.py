@@ -81,6 +81,7 @@ class Bag:
         self._files = files
         self._storages = storages
         self._compressed_messages = False
+        self._order_is_checked = False
         channels = [channel for storage in storages for channel in storage.channels]
         self.topics = _topics(channels)
         self.messages = sum(topic.count for topic in self.topics)
@@ -167,7 +168,9 @@ class Bag:
                 f"its {len(files)} storage file(s)",
             )
         elif refusal is not None and bag.complete:
-            bag._note(ErrorCode.BAG_INVALID, f"its index cannot be used ({_words(refusal)})")
+            bag._note(
+                ErrorCode.BAG_INVALID, f"its metadata or index cannot be used ({_words(refusal)})"
+            )
         return bag
 
     def __enter__(self) -> Bag:
@@ -281,6 +284,9 @@ class Bag:
         return self._types.deserialize_cdr(memoryview(data), type_name)
 
     def _check_order(self) -> None:
+        if self._order_is_checked:
+            return
+        self._order_is_checked = True
         try:
             back = max(storage.set_back() for storage in self._storages) / NANOSECONDS
         except Exception:

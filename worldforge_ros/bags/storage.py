@@ -16,6 +16,9 @@ import numpy as np
 
 MAGIC = b"\x89MCAP0\r\n"
 
+MOST_TOPICS = 10_000
+"""Topics of a damaged sqlite3 file that are looked at: its tables may be without end."""
+
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _DATA_END, _FOOTER = 3, 4, 5, 6, 7, 15, 2
 _INDEX_HEAD = 15
 _INDEX_ENTRY = np.dtype([("time", "<u8"), ("offset", "<u8")])
@@ -313,9 +316,13 @@ class ScannedSqlite:
         try:
             # Lets sqlite read what is there of a file that is shorter than it should be.
             self._base.execute("PRAGMA writable_schema=ON")
+            # All of them before anything else is asked: in a damaged file, an error on the way
+            # makes sqlite begin again, for ever.
+            rows = self._base.execute("SELECT id, name, type FROM topics").fetchmany(MOST_TOPICS)
             self._channels = {
-                int(number): Channel(str(topic), str(kind), *self._definition(str(kind)))
-                for number, topic, kind in self._base.execute("SELECT id, name, type FROM topics")
+                number: Channel(topic, kind, *self._definition(kind))
+                for number, topic, kind in rows
+                if isinstance(topic, str) and isinstance(kind, str)
             }
         except BaseException:
             self._base.close()
@@ -324,19 +331,23 @@ class ScannedSqlite:
         self.damage = ""
         counts: dict[int, int] = {}
         times = _Times()
+        self._count = 0
         try:
-            for number, received in self._rows("topic_id, timestamp"):
-                if type(received) is not int:
-                    raise sqlite3.DatabaseError(f"a receive time is {received!r}")
-                counts[number] = counts.get(number, 0) + 1
-                times.add(received)
+            last = 0
+            for row, number, received in self._rows("id, topic_id, timestamp"):
+                if row <= last or type(received) is not int:
+                    raise sqlite3.DatabaseError(f"row {row} follows {last}, received {received!r}")
+                last = row
+                if number in self._channels:
+                    counts[number] = counts.get(number, 0) + 1
+                    times.add(received)
+                self._count += 1
         except sqlite3.Error as error:
             self.damage = f"its database cannot be read to the end ({error})"
         self._channels = {
             number: replace(channel, count=counts.get(number, 0))
             for number, channel in self._channels.items()
         }
-        self._count = sum(counts.values())
         self.channels = list(self._channels.values())
         self.start, self.end, self._back = times.first, times.last, times.back
 

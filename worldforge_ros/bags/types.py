@@ -107,6 +107,20 @@ def typestore(definitions: Mapping[str, Any] | None = None, distro: str = "") ->
     return _store({**_fields(distro), **definitions})
 
 
+def _hash(fields: Mapping[str, Any], type_name: str) -> str:
+    from rosbags.typesys import Stores, get_typestore
+
+    # Registering them would generate code, which a hash does not need.
+    store = get_typestore(Stores.EMPTY)
+    store.fielddefs.update(fields)
+    return str(store.hash_rihs01(type_name))
+
+
+@lru_cache(maxsize=512)
+def _known_hash(distro: str, type_name: str) -> str:
+    return _hash(_fields(distro), type_name)
+
+
 def judge_definition(
     type_name: str, definitions: Mapping[str, Any]
 ) -> Literal["known", "changed", "unknown"]:
@@ -118,10 +132,9 @@ def judge_definition(
     if type_name not in definitions or type_name not in _fields(_DEFAULT_DISTRO):
         return "unknown"
     try:
-        found = _store(definitions).hash_rihs01(type_name)
-        for distro in _KNOWN_DISTROS:
-            if found == bag_typestore([type_name], {}, distro).hash_rihs01(type_name):
-                return "known"
+        found = _hash(definitions, type_name)
+        if found in {_known_hash(distro, type_name) for distro in _KNOWN_DISTROS}:
+            return "known"
     except Exception:
         # Wide strings have no hash there, and a definition may lack one that it refers to.
         return "unknown"

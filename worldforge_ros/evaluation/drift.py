@@ -70,21 +70,29 @@ def verdict(found: Drift, block_seconds: float) -> str:
     if found.drift_horizon is None:
         return f"drift horizon: none can be told, {found.reason}"
     seconds = found.drift_horizon * block_seconds
-    return f"drift horizon: {found.drift_horizon} blocks, {seconds:.2f} s ({found.reason})"
+    least = "at least " if found.at_least else ""
+    return f"drift horizon: {least}{found.drift_horizon} blocks, {seconds:.2f} s ({found.reason})"
 
 
 def print_drift(found: Drift, block_seconds: float) -> None:
     """Print the figures for a person."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    table = Table(title=f"Prediction error over {found.episodes} episodes, 1 = a random pair")
+    # Narrow enough for 80 columns: a figure that is cut says nothing.
+    table = Table(
+        title=f"Prediction error over {found.episodes} episodes, 1 = a random pair",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     names = {
         "open_loop": "open",
         "closed_loop": "closed",
         "unchanged": "still",
-        "previous": "frame before",
+        "previous": "before",
         "shuffled": "shuffled",
     }
     for heading in ("blocks", "s", *names.values(), "skill", "95 %"):
@@ -100,7 +108,10 @@ def print_drift(found: Drift, block_seconds: float) -> None:
             f"{found.skill.low[index]:.2f} to {found.skill.high[index]:.2f}",
         )
     console.print(table)
-    console.print("skill = 1 - open / still: 1 perfect, 0 no better than that nothing moves")
+    console.print(
+        "open, closed loop; still: nothing moved since the start; before: since the frame before; "
+        "shuffled: another episode's actions; skill: 1 - open / still"
+    )
     console.print(verdict(found, block_seconds))
 
 

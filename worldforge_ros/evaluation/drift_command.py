@@ -1,4 +1,4 @@
-"""How many steps ahead may a world model be believed, on recorded data?
+"""How many steps ahead may a world model be believed, on what was recorded?
 
 Its predictions with the recorded actions, fed back (open loop) and one step from what was seen
 (closed loop), beside what says nothing: that nothing moved, and another episode's actions.
@@ -9,49 +9,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldforge_ros.bags.actions import SOURCES as ACTION_SOURCES
-from worldforge_ros.embodiment import Embodiment, load_embodiment
+from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, mismatch
+from worldforge_ros.evaluation.recordings import Clips, add_clips
 from worldforge_ros.parameters import GivenParameters, ParameterValue
-from worldforge_ros.recording.progress import track
 from worldforge_ros.replay.manifest import now, write_manifest
 from worldforge_ros.resources import PACKAGE, resolve_path
 
 if TYPE_CHECKING:
     from worldforge_ros.evaluation.latents import Clip
-    from worldforge_ros.evaluation.recordings import Recordings
-    from worldforge_ros.scorers.latent import LatentModel
+    from worldforge_ros.scorers.latent import FrameClip, LatentModel
 
 MODELS = ("lewm", "jepa_wms", "vjepa2_ac")
-OBSERVATIONS = ("auto", "observation", "sensors")
-
-
-def add_recordings(parser: argparse.ArgumentParser, least: str = "+") -> None:
-    """The options of everything that is measured on recordings; ``least``: argparse's ``nargs``."""
-    parser.add_argument(
-        "recordings",
-        nargs=least,
-        type=Path,
-        metavar="BAG|DATASET",
-        help="bags or LeRobot data sets",
-    )
-    parser.add_argument("--embodiment", default="pusht", help="name or YAML file")
-    parser.add_argument("--namespace", default="", help="of the recorded topics")
-    parser.add_argument(
-        "--remap", action="append", default=[], metavar="OURS:=BAG'S", help="one topic's other name"
-    )
-    parser.add_argument("--actions", choices=ACTION_SOURCES, default="auto")
-    parser.add_argument("--observations", choices=OBSERVATIONS, default="auto")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldforge drift``."""
-    add_recordings(parser)
+    add_clips(parser)
     parser.add_argument(
         "--world-model",
         help="folder or run name; a name of hubconf.py for jepa_wms and vjepa2_ac; "
@@ -83,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from worldforge_ros.evaluation.drift import document, plot_drift, print_drift
     from worldforge_ros.evaluation.latents import drift
 
-    for name in ("longest", "starts", "threads"):
+    for name in ("longest", "starts"):
         if getattr(args, name) < 1:
             raise mismatch(
                 ErrorCode.INVALID_ARGUMENT,
@@ -99,12 +77,11 @@ def run(args: argparse.Namespace) -> int:
             expected="lewm, whose checkpoint is a folder of yours",
         )
     started = now()
-    embodiment = load_embodiment(args.embodiment)
+    clips = Clips(args)
+    embodiment = clips.embodiment
     model = load_model(args, embodiment)
-    recordings = recordings_of(args, embodiment)
-    clips = encoded(model, recordings)
     found = drift(
-        clips,
+        encoded(model, clips),
         model.ahead,
         metric=model.metric,
         longest=args.longest,
@@ -117,8 +94,8 @@ def run(args: argparse.Namespace) -> int:
         "sha256": model.sha256,
         "embodiment": embodiment.name,
         **document(found, block),
-        "recordings": dict(sorted(recordings.sources.items())),
-        "failed": {str(path): str(error) for path, error in recordings.failed},
+        "source": clips.sources,
+        "failed": clips.failed,
         "seed": args.seed,
     }
     args.out.mkdir(parents=True, exist_ok=True)
@@ -137,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
         started=started,
     )
     print_drift(found, block)
-    for path, error in recordings.failed:
-        print(f"left out {path}: {error}")
+    for path, error in clips.failed.items():
+        print(f"not read, or not to its end: {path}: {error}")
     if args.write_card:
         outputs.append(_write_card(args, model, embodiment, figures))
     print("wrote " + ", ".join(str(path) for path in outputs))
@@ -168,56 +145,21 @@ def _write_card(
         drift_horizon_blocks=blocks,
         at_least=figures["at_least"],
         episodes=figures["episodes"],
-        source={"recordings": figures["recordings"], "reason": figures["reason"]},
+        source={**figures["source"], "reason": figures["reason"]},
     ).write(path)
     return path
 
 
-def recordings_of(args: argparse.Namespace, embodiment: Embodiment) -> Recordings:
-    """What :func:`add_recordings` names."""
-    from worldforge_ros.evaluation.recordings import Recordings
-
-    remap = {}
-    for text in args.remap:
-        ours, found, theirs = text.partition(":=")
-        if not found or not ours:
-            raise mismatch(
-                ErrorCode.INVALID_ARGUMENT, "--remap", found=repr(text), expected="OURS:=THEIRS"
-            )
-        remap[ours] = theirs
-    return Recordings(
-        args.recordings,
-        embodiment,
-        namespace=args.namespace,
-        remap=remap,
-        actions=args.actions,
-        observations=args.observations,
-    )
-
-
-def encoded(model: LatentModel, recordings: Recordings) -> list[Clip]:
-    """The clips of recordings as latents and blocks; pictures are let go of one by one."""
+def encoded(model: LatentModel, clips: Iterable[FrameClip]) -> list[Clip]:
+    """Clips as latents and blocks; pictures are let go of one by one."""
     import numpy as np
 
     from worldforge_ros.evaluation.latents import Clip
 
-    clips = []
-    with track("recordings", len(recordings.paths)) as advance:
-        seen: set[str] = set()
-        for clip in recordings.clips():
-            clips.append(
-                Clip(
-                    np.asarray(model.latents(clip)),
-                    model.actions(clip),
-                    clip.states,
-                    clip.episode,
-                )
-            )
-            name = clip.episode.partition("#")[0]
-            if name not in seen:
-                seen.add(name)
-                advance(name)
-    return clips
+    return [
+        Clip(np.asarray(model.latents(clip)), model.actions(clip), clip.states, clip.episode)
+        for clip in clips
+    ]
 
 
 def _folder(args: argparse.Namespace, embodiment: Embodiment) -> Path:

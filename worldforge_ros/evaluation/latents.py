@@ -319,7 +319,7 @@ def _verdict(
     before = judged[: wrong[0]] if len(wrong) else judged
     horizon = int(np.flatnonzero(before)[-1]) + 1 if before.any() else 0
     if not len(wrong):
-        return horizon, "at least: still good at the longest horizon that was measured"
+        return horizon, "still good at the longest horizon that was measured"
     at = int(wrong[0])
     better = "'unchanged'" if not skill.low[at] > 0.0 else "another episode's actions"
     return horizon, f"at {at + 1} blocks no longer better than {better} with 95 % confidence"

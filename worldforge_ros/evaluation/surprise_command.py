@@ -9,20 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from worldforge_ros.embodiment import Embodiment, load_embodiment
-from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.evaluation.drift_command import add_recordings, recordings_of
-from worldforge_ros.evaluation.protocols import check_unseen
+from worldforge_ros.evaluation.recordings import Clips, add_clips
 from worldforge_ros.evaluation.statistics import bootstrap_mean
 from worldforge_ros.parameters import GivenParameters
-from worldforge_ros.recording.progress import track
 from worldforge_ros.replay.manifest import now, write_manifest
 from worldforge_ros.resources import PACKAGE, resolve_path
 from worldforge_ros.scorers.surprise import (
@@ -34,27 +29,13 @@ from worldforge_ros.scorers.surprise import (
     prediction_error,
 )
 
-if TYPE_CHECKING:
-    from worldforge_ros.scorers.latent import FrameClip
-
-SIMULATED = {"pusht": "task", "aloha": "transfer"}
-"""What can be simulated, and the protocol of its episodes."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``worldforge surprise``."""
-    add_recordings(parser, "*")
+    add_clips(parser)
     parser.add_argument(
         "--world-model", help="folder or run name; models/EMBODIMENT/world_model if left out"
     )
-    parser.add_argument(
-        "--simulate",
-        choices=tuple(SIMULATED),
-        help="closed-loop episodes of the simulator instead of recordings",
-    )
-    parser.add_argument("--planner", default="scored", help="of --simulate")
-    parser.add_argument("--seeds", type=int, default=0, help="of --simulate, consecutive from here")
-    parser.add_argument("--episodes", type=int, default=20, help="of --simulate")
     parser.add_argument(
         "--card", type=Path, help="what is normal; surprise.json beside the checkpoint if left out"
     )
@@ -76,16 +57,9 @@ def run(args: argparse.Namespace) -> int:
     from worldforge_ros.scorers.loading import load_scorer
     from worldforge_ros.scorers.parameters import declare
 
-    if bool(args.recordings) == bool(args.simulate):
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            "recordings",
-            found="given beside --simulate" if args.simulate else "none",
-            expected="bags or data sets, or --simulate",
-        )
     started = now()
-    robot = args.simulate or args.embodiment
-    embodiment = load_embodiment(robot)
+    clips = Clips(args)
+    embodiment = clips.embodiment
     shipped = f"package://{PACKAGE}/models/{embodiment.name}/world_model"
     folder = str(resolve_path(args.world_model or shipped))
     values = {"model_path": folder, "device": args.device}
@@ -93,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
     scorer = load_scorer(config, embodiment)
     check_supported(scorer)
     episodes: dict[str, list[float]] = {}
-    sources: dict[str, Any] = {}
-    failed: dict[str, str] = {}
-    for clip in _clips(args, embodiment, sources, failed):
+    for clip in clips:
         errors = episodes.setdefault(clip.episode, [])
         errors += [
             prediction_error(scorer, embodiment, block.window, block.setpoints)
@@ -103,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
         ]
     path = beside(folder, CARD_FILE) if args.card is None else args.card
     if args.write_card:
-        card = SurpriseCard.of(scorer, embodiment, list(episodes.values()), sources)
+        card = SurpriseCard.of(scorer, embodiment, list(episodes.values()), clips.sources)
         card.write(path)
     else:
         card = SurpriseCard.read(path, scorer, embodiment)
     figures = summary(card, episodes, args.threshold)
-    figures = {"card": str(path), "fitted_here": args.write_card, **figures, "failed": failed}
+    figures = {"card": str(path), "fitted_here": args.write_card, **figures, "failed": clips.failed}
     args.out.mkdir(parents=True, exist_ok=True)
     outputs = [args.out / "surprise.json"]
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
@@ -129,48 +101,6 @@ def run(args: argparse.Namespace) -> int:
     outputs += [path] if args.write_card else []
     print("wrote " + ", ".join(str(item) for item in outputs))
     return 0
-
-
-def _clips(
-    args: argparse.Namespace,
-    embodiment: Embodiment,
-    sources: dict[str, Any],
-    failed: dict[str, str],
-) -> Iterator[FrameClip]:
-    """The clips, and in ``sources`` what they are from."""
-    if not args.simulate:
-        recordings = recordings_of(args, embodiment)
-        with track("recordings", len(args.recordings)) as advance:
-            seen: set[str] = set()
-            for clip in recordings.clips():
-                yield clip
-                name = clip.episode.partition("#")[0]
-                if name not in seen:
-                    seen.add(name)
-                    advance(name)
-        sources.update(recordings.sources)
-        failed.update({str(path): str(error) for path, error in recordings.failed})
-        return
-    from worldforge_ros.evaluation.lockstep import Settings
-    from worldforge_ros.evaluation.simulated import simulated_clips
-
-    seeds = range(args.seeds, args.seeds + args.episodes)
-    check_unseen(seeds)
-    own = Settings()
-    settings = replace(
-        own,
-        protocol=SIMULATED[args.simulate],
-        embodiment=args.simulate,
-        policy=own.policy.replace("pusht", args.simulate),
-        world_model=own.world_model.replace("pusht", args.simulate),
-        device=args.device,
-        threads=args.threads,
-    )
-    sources.update(simulated=args.simulate, planner=args.planner, seeds=[seeds[0], seeds[-1]])
-    with track("episodes", len(seeds)) as advance:
-        for seed, clip in simulated_clips(settings, args.planner, seeds):
-            yield clip
-            advance(f"seed {seed}: {len(clip)} pictures")
 
 
 def summary(
