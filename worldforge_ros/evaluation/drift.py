@@ -119,7 +119,7 @@ def plot_drift(path: Path, found: Drift, block_seconds: float) -> Path:
     """Normalised error and cosine against horizon, with bands of 95 % and the drift horizon."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     seconds = np.asarray(found.horizon) * block_seconds
     for axes, curves, label in (
@@ -138,7 +138,10 @@ def plot_drift(path: Path, found: Drift, block_seconds: float) -> Path:
         if found.drift_horizon:
             axes.axvline(found.drift_horizon * block_seconds, color="grey", linewidth=0.8)
     left.set_ylim(0)
-    left.legend(fontsize="small")
+    # Beside the curves: within them it would hide some.
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small"
+    )
     figure.suptitle(verdict(found, block_seconds).partition(" (")[0])
     figure.savefig(path, dpi=110)
     return path
