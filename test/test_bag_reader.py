@@ -497,3 +497,19 @@ def test_ten_hours_of_silence_are_not_ten_hours_of_work(tmp_path: Path) -> None:
     assert [frame.starts for frame in frames].count(True) == 2
     assert len(frames) <= 40
     assert bag.problems == []
+
+
+def test_messages_that_python_serialised_are_read(tmp_path: Path) -> None:
+    """rclpy leaves zeros behind a message that ends with an empty list."""
+    rclpy = pytest.importorskip("rclpy.serialization", reason="rclpy is missing: make setup")
+    from sensor_msgs.msg import JointState
+
+    message = JointState(name=["a"], position=[1.5], velocity=[2.5])
+    data = bytes(rclpy.serialize_message(message))
+    kind = "sensor_msgs/msg/JointState"
+    rows = [("/joint_states", START + index, (kind, data)) for index in range(2)]
+    longer = [("/joint_states", START + 5, (kind, data + bytes(24)))]
+    with Bag.open(write_messages(tmp_path / "bag", [*rows, *longer])) as bag:
+        found = [event.message for event in bag.events()]
+    assert [list(item.position) for item in found] == [[1.5]] * 2
+    assert [problem.code for problem in bag.problems] == [ErrorCode.MESSAGE_MALFORMED]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,6 +25,8 @@ from worldforge_ros.bags.types import bag_typestore, judge_definition, parse_def
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.observation import NANOSECONDS
 
+PADDING = 16
+"""Bytes of zeros after a message that do not make it a wrong one."""
 MOST_UNREADABLE = 20
 """Unreadable messages that get a sentence each; beyond, they are only counted."""
 
@@ -281,7 +284,17 @@ class Bag:
             data = zstd.decompress(data)
         if type_name not in self._types.fielddefs:
             raise LookupError(f"the bag holds no definition of {type_name}, and it is not known")
-        return self._types.deserialize_cdr(memoryview(data), type_name)
+        try:
+            return self._types.deserialize_cdr(memoryview(data), type_name)
+        except Exception:
+            # rclpy's serialize_message leaves the room that it set aside for an empty list at the
+            # end; rosbags takes a message for whole only without such zeros.
+            for trimmed in range(4, PADDING + 1, 4):
+                if len(data) <= trimmed or any(data[-trimmed:]):
+                    break
+                with suppress(Exception):
+                    return self._types.deserialize_cdr(memoryview(data)[:-trimmed], type_name)
+            raise
 
     def _check_order(self) -> None:
         if self._order_is_checked:
