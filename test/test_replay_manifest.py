@@ -64,3 +64,44 @@ def test_a_result_says_nothing_of_when_and_where_it_was_made() -> None:
     assert len(found["checkpoints"]["policy"]) == 64
     assert len(found["checkpoints"]["world_model"]) == 64
     assert found != provenance(ReplaySettings(candidates=3).document())
+
+
+def test_a_result_does_not_say_where_what_it_hashed_lies() -> None:
+    settings = ReplaySettings().document()
+    hashed = {"policy_sha256": "1", "world_model_sha256": "", "params_file_sha256": "2"}
+    found = provenance(
+        {
+            **settings,
+            **hashed,
+            "policy": "/home/a/run/policy",
+            "world_model": "someone/name",
+            "params_file": "/home/a/pusht.yaml",
+        }
+    )["settings"]
+    assert found["policy"] == "policy"
+    assert found["params_file"] == "pusht.yaml"
+    assert found["world_model"] == "someone/name"
+
+
+def test_secrets_are_left_out_of_settings(tmp_path: Path) -> None:
+    settings = {
+        **ReplaySettings(parameters=(("policy_node.api_key", "hunter2"),)).document(),
+        "token": "hunter2",
+        "set": ["policy_node.password=hunter2", "planner_node.seam=blend"],
+        "nested": {"credentials": {"user": "hunter2"}},
+        "no_token": "",
+    }
+    path = write_manifest(
+        tmp_path / "m.json",
+        command="x",
+        settings=settings,
+        inputs=[],
+        outputs=[],
+        started="",
+        argv=[],
+    )
+    for text in (path.read_text(), json.dumps(provenance(settings))):
+        assert "hunter2" not in text
+        assert "planner_node.seam=blend" in text
+    assert settings["token"] == "hunter2"
+    assert json.loads(path.read_text())["settings"]["no_token"] == ""

@@ -133,6 +133,37 @@ def test_a_step_that_was_never_compared_is_left_out(tmp_path: Path) -> None:
     assert len(points[1].split()) == 15
 
 
+def test_many_candidates_bags_and_stops_are_drawn_in_bounds_and_said(tmp_path: Path) -> None:
+    documents = [episode(f"e{i:02d}", i, duration=20.0) for i in range(42)]
+    for document in documents:
+        document["scores"]["candidates"] = 1024
+    documents[0]["gate"]["stop_count"] = 9 + len(documents[0]["gate"]["stops"])
+    documents[1]["reproduction"]["same"] -= 3
+    pairs = sum(len(document["scores"]["pairs"]["realised"]) for document in documents)
+    documents[2]["scores"]["pairs"] = {"recorded_cost": [0.1] * 3000, "realised": [0.2] * 3000}
+    pairs += 3000 - 38
+    text = _write(tmp_path, documents)
+    said = "".join(_Page(text).said)
+    assert "='-" not in text
+    # The last of 1025 ranks, 21 to a bar.
+    assert text.count("<rect class='bar'") == 20 + 49
+    assert "the first 40 of 42" in said
+    assert "37 more bags" in said
+    assert "e00: 9 more" in said
+    assert "42 of 45 others are listed" in said
+    drawn = text.count("class='point'")
+    assert drawn <= 2000
+    assert f"{drawn} of {pairs} are drawn" in said
+
+
+def test_equal_costs_have_no_picture(tmp_path: Path) -> None:
+    document = episode("a")
+    document["scores"]["pairs"] = {"recorded_cost": [0.5] * 9, "realised": [0.25] * 9}
+    text = _write(tmp_path, [document])
+    assert "class='point'" not in text
+    assert "or constant costs" in text
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     document = episode("<script>alert(1)</script>")
     hostile = "</style><img src=x onerror=alert(1)>"

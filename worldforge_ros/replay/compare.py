@@ -19,6 +19,9 @@ from worldforge_ros.replay.summary import HEADLINES, SCHEMA, Headline, lookup
 
 COMPARED: Final = "worldforge_ros/replay_comparison/1"
 RESAMPLES = 10_000
+_READ = (
+    "Figures are over all cycles; differences are means over bags with 95 % bootstrap intervals."
+)
 
 
 def compare(reports: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -150,7 +153,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 def compare_markdown(document: Mapping[str, Any]) -> str:
     """The comparison for a terminal."""
     head, rows = _cells(document)
-    lines = [f"# {document['names'][0]} and {document['names'][1]}", ""]
+    lines = [f"# {document['names'][0]} and {document['names'][1]}", "", _READ, ""]
     lines += [f"- {warning}" for warning in document["warnings"]]
     return "\n".join([*lines, *([""] if document["warnings"] else []), *table(head, rows)])
 
@@ -162,8 +165,7 @@ def write_compare_html(path: Path, document: Mapping[str, Any]) -> Path:
     warnings = "".join(f"<p class='warning'>{escape(item)}</p>" for item in document["warnings"])
     parts = [
         f"<h1>{escape(names)}</h1>",
-        "<p>Figures over all cycles; differences are means over bags with 95 % bootstrap "
-        "intervals.</p>",
+        f"<p>{_READ}</p>",
         warnings,
         html.table(head, rows, (4,)),
     ]

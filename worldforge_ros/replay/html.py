@@ -30,6 +30,7 @@ h3 { font-size: 15px; font-weight: 500; margin: 20px 0 0; }
 .card b small { font-size: 15px; font-weight: 500; }
 .wide { overflow-x: auto; margin-bottom: 12px; }
 .wide th, .wide td { padding: 6px 7px; }
+.wide th { line-height: 1.3; }
 .wide th:first-child, .wide td:first-child { padding-left: 0; }
 .wide td { font-size: 14px; white-space: nowrap; }
 .wide td.text, .wide td:first-child { white-space: normal; }
@@ -49,6 +50,7 @@ td.text, th.text { text-align: left; }
 .stop { stroke: var(--accent); stroke-width: 2; }
 .refused { stroke: var(--candidate); stroke-width: 2; }
 .lane { fill: var(--card); }
+@media (max-width: 600px) { svg text { font-size: 17px; } }
 """
 _CARDS = (
     "policy.error_normalised",
@@ -60,9 +62,15 @@ _CARDS = (
     "latency.plan.p95_ms",
     "reproduction.same_rate",
 )
-_LANE, _NAME = 14, 15
+_LANE, _NAME = 14, 18
 """Heights of a bag in the time line of stops and of its name above, pixels."""
 _MOST_LANES = 40
+_MOST_TABLES = 5
+"""Bags whose topics stand open on the page."""
+_MOST_STOPS = 5
+"""Stops of a bag that are spelt out."""
+_MOST_BARS = 50
+_MOST_POINTS = 2000
 
 
 def write_html(
@@ -178,10 +186,15 @@ def _health(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) ->
         for item in row["problems"]
     )
     said = f"<ul>{problems}</ul>" if problems else "<p>No problems.</p>"
+    shown, folded = tables[:_MOST_TABLES], tables[_MOST_TABLES:]
+    if folded:
+        shown.append(
+            f"<details><summary>{len(folded)} more bags</summary>{''.join(folded)}</details>"
+        )
     return (
         "<h2>Bag health</h2><p>Skew is receive time less stamp. Late messages lie in the bag "
         "behind one received after them. A definition is changed when the bag's message is not "
-        "that of this release.</p>" + said + "".join(tables)
+        "that of this release.</p>" + said + "".join(shown)
     )
 
 
@@ -378,14 +391,22 @@ def _scores(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) ->
 def _ranks(part: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> str:
     """How often the recorded actions had each rank among the candidates and themselves."""
     most = max(part["candidates"], default=0) + 1
-    bins = [0] * most
+    # Bars thinner than a pixel have no width to draw.
+    width = math.ceil(most / _MOST_BARS)
+    bins = [0] * math.ceil(most / width)
     for episode in episodes:
         for rank in (episode.get("timeline") or {}).get("recorded_rank", []):
             if rank is not None:
-                bins[min(int(rank), most) - 1] += 1
+                bins[(min(int(rank), most) - 1) // width] += 1
     if not any(bins):
         return ""
-    return _histogram(0.5, most + 0.5, bins, "rank of the recorded actions, 1 cheapest", "cycles")
+    return _histogram(
+        0.5,
+        width * len(bins) + 0.5,
+        bins,
+        "rank of the recorded actions, 1 cheapest",
+        "cycles",
+    )
 
 
 def _spread(part: Mapping[str, Any]) -> tuple[str, ...]:
@@ -397,9 +418,11 @@ def _numbers(values: Sequence[int]) -> str:
 
 
 def _scatter(pairs: Sequence[tuple[float, float]]) -> str:
-    if len(pairs) < 2:
+    shown = pairs[:: math.ceil(len(pairs) / _MOST_POINTS)] if pairs else []
+    predicted, seen = [x for x, _ in shown], [y for _, y in shown]
+    # Equal costs have no scale to draw.
+    if len(set(predicted)) < 2 or len(set(seen)) < 2:
         return ""
-    predicted, seen = zip(*pairs, strict=True)
     axes = Axes(
         max(predicted),
         min(seen),
@@ -411,9 +434,10 @@ def _scatter(pairs: Sequence[tuple[float, float]]) -> str:
     )
     body = axes.frame(ticks(min(seen), max(seen), 5), "{:g}".format, x_label="{:g}".format)
     body += "".join(
-        f"<circle class='point' cx='{axes.x(x)}' cy='{axes.y(y)}' r='3'/>" for x, y in pairs
+        f"<circle class='point' cx='{axes.x(x)}' cy='{axes.y(y)}' r='3'/>" for x, y in shown
     )
-    return svg(body, "predicted and realised cost", 300)
+    some = "" if len(shown) == len(pairs) else f"<p>{len(shown)} of {len(pairs)} are drawn.</p>"
+    return some + svg(body, "predicted and realised cost", 300)
 
 
 def _gate(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> str:
@@ -465,7 +489,8 @@ def _gate(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> s
 
 
 def _stops(part: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> str:
-    shown = [item for item in episodes if item.get("gate")][:_MOST_LANES]
+    judged = [item for item in episodes if item.get("gate")]
+    shown = judged[:_MOST_LANES]
     if not shown:
         return ""
     end = max(item["bag"]["duration_s"] for item in shown)
@@ -494,18 +519,26 @@ def _stops(part: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> st
                 f"<line class='{kind}' x1='{x}' x2='{x}' y1='{top}' y2='{top + _LANE - 4}'>"
                 f"<title>{escape(why)} at {text(time, 's')}</title></line>"
             )
-    listed = "".join(
-        f"<li>{escape(episode['episode'])} at {text(item['t_s'], 's')}: {escape(item['code'])}: "
-        f"{escape(item['message'])}</li>"
-        for episode in shown
-        for item in episode["gate"]["stops"][:5]
-    )
+    listed = "".join(_spelt_out(episode) for episode in shown)
+    lanes = "" if len(shown) == len(judged) else f", the first {len(shown)} of {len(judged)}"
     return (
         f"<p>When the gate would have stopped ({part['stops']} times, red) and refused a chunk of "
-        "the planner (orange); one lane a bag.</p>"
+        f"the planner (orange); one lane a bag{lanes}.</p>"
         + svg(body, "stops over time", axes.height)
         + (f"<ul>{listed}</ul>" if listed else "")
     )
+
+
+def _spelt_out(episode: Mapping[str, Any]) -> str:
+    """The first stops of a bag as items of a list, and how many more there were."""
+    name, gate = escape(episode["episode"]), episode["gate"]
+    first = gate["stops"][:_MOST_STOPS]
+    more = int(gate["stop_count"]) - len(first)
+    return "".join(
+        f"<li>{name} at {text(item['t_s'], 's')}: {escape(item['code'])}: "
+        f"{escape(item['message'])}</li>"
+        for item in first
+    ) + (f"<li>{name}: {more} more</li>" if more else "")
 
 
 def _latency(report: Mapping[str, Any]) -> str:
@@ -545,9 +578,11 @@ def _reproduction(report: Mapping[str, Any], episodes: Sequence[Mapping[str, Any
         for episode in episodes
         for item in (episode.get("reproduction") or {}).get("differences", [])
     ]
+    differences = part["cycles"] - part["same"]
+    some = "" if len(rows) == differences else f" {len(rows)} of {differences} others are listed."
     return (
         f"<h2>Reproduction</h2><p>{part['same']} of {part['cycles']} cycles chose what the live "
-        f"planner chose ({text(part['same_rate'], '%')}).</p>"
+        f"planner chose ({text(part['same_rate'], '%')}).{some}</p>"
         + table(("bag", "cycle", "at", "live", "replayed", "cause"), rows, (5,))
     )
 
@@ -593,4 +628,7 @@ def _provenance(report: Mapping[str, Any]) -> str:
     if settings:
         shown = escape(json.dumps(settings, indent=1, sort_keys=True))
         said = f"<details><summary>Settings</summary><pre>{shown}</pre></details>"
-    return f"<h2>Provenance</h2><table>{body}</table>{said}"
+    return (
+        "<h2>Provenance</h2><p>The command line, its times and the machine are in the run manifest "
+        f"beside this page.</p><table>{body}</table>{said}"
+    )

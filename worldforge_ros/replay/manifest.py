@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from worldforge_ros.checkpoints import file_sha256
@@ -49,8 +49,13 @@ def provenance(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a result says about itself; the same for the same settings and installed versions, on
     every machine and at every time.
 
-    :param settings: with the hashes of what they name.
+    :param settings: with the hashes of what they name; a path with a hash ``NAME_sha256`` beside it
+        is cut to its last part, so that it does not matter where it lies.
     """
+    settings = {
+        name: PurePath(value).name if value and settings.get(f"{name}_sha256") else value
+        for name, value in _without_secrets(settings).items()
+    }
     return {
         "planner": settings.get("planner"),
         "seed": settings.get("seed"),
@@ -63,7 +68,7 @@ def provenance(settings: Mapping[str, Any]) -> dict[str, Any]:
             for name in ("policy_sha256", "world_model_sha256")
             if settings.get(name)
         },
-        "settings": dict(settings),
+        "settings": settings,
         "versions": installed_versions(),
     }
 
@@ -82,14 +87,14 @@ def write_manifest(
 
     :param inputs: files or folders, hashed as they are now; what is missing is listed as such.
     :param outputs: files that were written.
-    :param argv: the command line, this process's when left out. Values of what is named like a
-        secret are left out.
+    :param argv: the command line, this process's when left out. Here and in ``settings`` the values
+        of what is named like a secret are left out.
     """
     document = {
         "schema": SCHEMA,
         "command": command,
         "argv": scrubbed(list(sys.argv[1:] if argv is None else argv)),
-        "settings": dict(settings),
+        "settings": _without_secrets(settings),
         "inputs": [_described(item) for item in inputs],
         "outputs": [_described(item) for item in outputs],
         "started": started,
@@ -118,6 +123,20 @@ def scrubbed(argv: Sequence[str]) -> list[str]:
             found.append(item)
             hide = item.startswith("-") and bool(_SECRET.search(item))
     return found
+
+
+def _without_secrets(value: Any) -> Any:
+    """``value`` (JSON) without what stands under, after or paired with a secret's name."""
+    if isinstance(value, Mapping):
+        return {
+            name: _HIDDEN if _SECRET.search(str(name)) and item else _without_secrets(item)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        if len(value) == 2 and isinstance(value[0], str) and _SECRET.search(value[0]):
+            return [*scrubbed([value[0]]), _HIDDEN]
+        return [_without_secrets(item) for item in value]
+    return scrubbed([value])[0] if isinstance(value, str) else value
 
 
 def _described(path: Path) -> dict[str, Any]:

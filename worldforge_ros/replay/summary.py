@@ -556,7 +556,7 @@ def _notes(report: Mapping[str, Any], replayed: Sequence[Mapping[str, Any]]) -> 
     if missing:
         notes.append(
             f"Reproduction was not checked for {missing} of {len(replayed)} bags: without plan "
-            "reports there is no live choice to compare with."
+            "reports of the same planner and seed there is no live choice to compare with."
         )
     if len(replayed) < 2:
         notes.append("Fewer than two episodes were replayed, so there are no intervals.")
