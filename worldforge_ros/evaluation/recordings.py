@@ -24,8 +24,11 @@ from worldforge_ros.scorers.latent import FrameClip
 LONGEST = 64
 """Blocks of a clip: longer stretches are cut, so that memory does not grow with a recording."""
 OBSERVATIONS = ("auto", "observation", "sensors")
-SIMULATED = {"pusht": "task", "aloha": "transfer"}
-"""What can be simulated, and the protocol of its episodes."""
+SIMULATED = {"pusht": ("task", "switch"), "aloha": ("transfer", "blend")}
+"""What can be simulated, the protocol of its episodes and the seam of its bring-up: ACT's first
+action may be further from the held position than a joint moves in one step, and switching to it is
+refused.
+"""
 
 
 @dataclass
@@ -255,9 +258,11 @@ class Clips:
         seeds = range(args.seeds, args.seeds + args.episodes)
         check_unseen(seeds)
         own = Settings()
+        protocol, seam = SIMULATED[args.simulate]
         settings = replace(
             own,
-            protocol=SIMULATED[args.simulate],
+            protocol=protocol,
+            seam=replace(own.seam, mode=seam),
             embodiment=args.simulate,
             policy=own.policy.replace("pusht", args.simulate),
             world_model=own.world_model.replace("pusht", args.simulate),

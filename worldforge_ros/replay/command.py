@@ -264,6 +264,8 @@ def _replay(task: _Task, advance: Callable[[float], None] = lambda seconds: None
 
 def _replayed(args: argparse.Namespace, settings: ReplaySettings) -> list[dict[str, Any]]:
     """The documents of the bags, in their order."""
+    from worldforge_ros.replay.engine import failed_document
+
     folder = args.out / EPISODES
     folder.mkdir(parents=True, exist_ok=True)
     key = _json([ENGINE_VERSION, settings.document()])
@@ -271,10 +273,15 @@ def _replayed(args: argparse.Namespace, settings: ReplaySettings) -> list[dict[s
     tasks: list[_Task] = []
     there: dict[Path, dict[str, Any]] = {}
     for bag in dict.fromkeys(args.bags):
-        digest, seconds[bag] = _identity(bag)
+        try:
+            digest, seconds[bag] = _identity(bag)
+        except WorldForgeError as error:
+            # No need to load a model for this.
+            there[bag], seconds[bag] = failed_document(bag, error), 0
+            continue
         name = hashlib.sha256(f"{key}{digest}".encode()).hexdigest()[:16]
         file = folder / f"{bag.name}-{name}.json"
-        if file.is_file() and digest and not args.fresh:
+        if file.is_file() and not args.fresh:
             there[bag] = json.loads(file.read_text(encoding="utf-8"))
         else:
             tasks.append(_Task(bag, file, settings))
@@ -297,16 +304,14 @@ def _named(task: _Task) -> tuple[Path, dict[str, Any]]:
 
 
 def _identity(bag: Path) -> tuple[str, int]:
-    """Hash and whole seconds of a bag; empty and 0 for one that cannot be opened, which says so
-    when it is replayed.
+    """Hash and whole seconds of a bag.
+
+    :raises WorldForgeError: when it cannot be opened.
     """
     from worldforge_ros.bags.reader import Bag
 
-    try:
-        with Bag.open(bag) as opened:
-            return opened.sha256(), max(1, round((opened.end - opened.start) / NANOSECONDS))
-    except WorldForgeError:
-        return "", 0
+    with Bag.open(bag) as opened:
+        return opened.sha256(), max(1, round((opened.end - opened.start) / NANOSECONDS))
 
 
 @contextmanager

@@ -133,8 +133,10 @@ def _without_secrets(value: Any) -> Any:
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        if len(value) == 2 and isinstance(value[0], str) and _SECRET.search(value[0]):
-            return [*scrubbed([value[0]]), _HIDDEN]
+        if len(value) == 2 and all(isinstance(item, str) for item in value):
+            name = value[0]
+            if _SECRET.search(name) and "=" not in name:
+                return [name, _HIDDEN]
         return [_without_secrets(item) for item in value]
     return scrubbed([value])[0] if isinstance(value, str) else value
 
