@@ -50,7 +50,8 @@ td.text, th.text { text-align: left; }
 .stop { stroke: var(--accent); stroke-width: 2; }
 .refused { stroke: var(--candidate); stroke-width: 2; }
 .lane { fill: var(--card); }
-@media (max-width: 600px) { svg text { font-size: 17px; } }
+@media (max-width: 600px) { svg text { font-size: 17px; }
+  svg { overflow: visible; } }
 """
 _CARDS = (
     "policy.error_normalised",
@@ -62,7 +63,7 @@ _CARDS = (
     "latency.plan.p95_ms",
     "reproduction.same_rate",
 )
-_LANE, _NAME = 14, 18
+_LANE, _NAME = 14, 20
 """Heights of a bag in the time line of stops and of its name above, pixels."""
 _MOST_LANES = 40
 _MOST_TABLES = 5
@@ -499,7 +500,7 @@ def _stops(part: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> st
     for index, episode in enumerate(shown):
         top = index * (_NAME + _LANE) + _NAME
         body += (
-            f"<text x='{axes.left}' y='{top - 4}'>{escape(episode['episode'])}</text>"
+            f"<text x='{axes.left}' y='{top - 6}'>{escape(episode['episode'])}</text>"
             f"<rect class='lane' x='{axes.left}' y='{top}' rx='3' "
             f"width='{axes.x(episode['bag']['duration_s']) - axes.left:.1f}' height='{_LANE - 4}'/>"
         )
