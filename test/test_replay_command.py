@@ -182,3 +182,14 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_say_what_they_do_not_know() -> None:
     with pytest.raises(WorldForgeError, match="planner"):
         ReplaySettings(planner="oracle")
+
+
+def test_what_a_setting_names_is_part_of_what_was_replayed(tmp_path: Path) -> None:
+    """A limits file that was edited makes another run, though it has the same name."""
+    limits = tmp_path / "joint_limits.yaml"
+    settings = ReplaySettings(parameters=(("safety_gate.joint_limits", str(limits)),))
+    limits.write_text("joint_limits: {}\n")
+    before = settings.document()
+    assert before == settings.document()
+    limits.write_text("joint_limits: {pusher_x: {has_velocity_limits: true, max_velocity: 0.1}}\n")
+    assert settings.document() != before

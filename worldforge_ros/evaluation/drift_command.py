@@ -105,6 +105,12 @@ def run(args: argparse.Namespace) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     settings = {key: str(value) for key, value in sorted(vars(args).items())}
+    # Printed first: where there is no verdict, there is no card either.
+    print_drift(found, block)
+    for path, error in clips.failed.items():
+        print(f"not read, or not to its end: {path}: {error}")
+    if args.write_card:
+        outputs.append(_write_card(args, model, embodiment, figures))
     write_manifest(
         args.out / "manifest.json",
         command="drift",
@@ -113,11 +119,6 @@ def run(args: argparse.Namespace) -> int:
         outputs=outputs,
         started=started,
     )
-    print_drift(found, block)
-    for path, error in clips.failed.items():
-        print(f"not read, or not to its end: {path}: {error}")
-    if args.write_card:
-        outputs.append(_write_card(args, model, embodiment, figures))
     print("wrote " + ", ".join(str(path) for path in outputs))
     return 0
 

@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
     outputs.append(plot(args.out / "surprise.png", card, episodes, args.threshold))
+    outputs += [path] if args.write_card else []
     write_manifest(
         args.out / "manifest.json",
         command="surprise",
@@ -98,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
         started=started,
     )
     print_figures(figures)
-    outputs += [path] if args.write_card else []
     print("wrote " + ", ".join(str(item) for item in outputs))
     return 0
 

@@ -218,6 +218,10 @@ class ReplaySettings:
         if self.params_file:
             content = resolve_path(self.params_file).read_text(encoding="utf-8")
             values["params_file_sha256"] = _sha256(content)
+        for name in ("urdf", "joint_limits"):
+            given = self._sections["safety_gate"].get(name)
+            if given:
+                values[f"{name}_sha256"] = file_sha256(Path(str(given)))
         if self.goal:
             values["goal_sha256"] = hashlib.sha256(resolve_path(self.goal).read_bytes()).hexdigest()
         return values
