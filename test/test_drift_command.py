@@ -203,8 +203,6 @@ def test_the_planner_is_told_what_the_card_says(tmp_path: Path) -> None:
     ("changes", "code"),
     [
         ({"sha256": "0" * 64}, ErrorCode.CHECKPOINT_UNTRUSTED),
-        ({"embodiment": "aloha"}, ErrorCode.EMBODIMENT_MISMATCH),
-        ({"block_seconds": 0.1}, ErrorCode.EMBODIMENT_MISMATCH),
         ({"drift_horizon_blocks": -1}, ErrorCode.CHECKPOINT_INVALID),
         ({"drift_horizon_blocks": 2.0}, ErrorCode.CHECKPOINT_INVALID),
         ({"drift_horizon_blocks": 0}, ErrorCode.HORIZON_BEYOND_DRIFT),
@@ -218,3 +216,16 @@ def test_a_card_that_does_not_fit_is_an_error(
     with pytest.raises(WorldForgeError) as caught:
         drift_horizon_of(str(folder), ROBOT)
     assert caught.value.code is code
+
+
+@pytest.mark.parametrize("changes", [{"embodiment": "aloha"}, {"block_seconds": 0.1}])
+def test_a_card_of_another_robot_says_nothing_about_this_one(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    folder = shipped_copy(tmp_path / "model")
+    written = card(folder, **changes)
+    written.write(folder / DRIFT_FILE)
+    assert drift_horizon_of(str(folder), ROBOT) == 0
+    with pytest.raises(WorldForgeError) as caught:
+        DriftCard.read(folder / DRIFT_FILE, written.sha256, ROBOT)
+    assert caught.value.code is ErrorCode.EMBODIMENT_MISMATCH

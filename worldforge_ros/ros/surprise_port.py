@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from worldforge_ros import ingest
-from worldforge_ros.errors import WorldForgeError
+from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.msg import ActionChunk, GateStatus, Surprise
 from worldforge_ros.observation import Observation
 from worldforge_ros.ros import convert, qos
@@ -51,11 +51,15 @@ class SurprisePort:
         except WorldForgeError as error:
             self._node.diagnostics.set(surprise=f"off: {error.message}")
             return
-        card = card_path()
-        self._card = SurpriseCard.read(card, scorer, robot) if card.is_file() else None
-        self._node.diagnostics.set(
-            surprise="standardised" if self._card else f"not standardised: no {card}"
-        )
+        card, state = card_path(), "standardised"
+        try:
+            self._card = SurpriseCard.read(card, scorer, robot)
+        except WorldForgeError as error:
+            if error.code not in (ErrorCode.CHECKPOINT_MISSING, ErrorCode.EMBODIMENT_MISMATCH):
+                raise
+            # Nobody has said yet what is normal for this robot.
+            self._card, state = None, f"not standardised: {error.message}"
+        self._node.diagnostics.set(surprise=state)
         self._monitor = SurpriseMonitor(robot, scorer.history)
 
     def _guarded(self, action: Callable[[], None], doing: str) -> None:

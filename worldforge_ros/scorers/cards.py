@@ -122,7 +122,7 @@ class DriftCard:
 
 
 def drift_horizon_of(model: str, embodiment: Embodiment) -> int:
-    """Blocks that the card beside a checkpoint believes it, 0 without a card.
+    """Blocks that the card beside a checkpoint believes it, 0 without a card of this robot.
 
     :param model: a path or a run name, see
         :func:`~worldforge_ros.scorers.checkpoint.find_checkpoint`.
@@ -137,7 +137,13 @@ def drift_horizon_of(model: str, embodiment: Embodiment) -> int:
     path = checkpoint.folder / DRIFT_FILE
     if not path.is_file():
         return 0
-    card = DriftCard.read(path, file_sha256(checkpoint.weights), embodiment)
+    try:
+        card = DriftCard.read(path, file_sha256(checkpoint.weights), embodiment)
+    except WorldForgeError as error:
+        if error.code is ErrorCode.EMBODIMENT_MISMATCH:
+            # Measured on another robot: for this one nobody has.
+            return 0
+        raise
     if card.drift_horizon_blocks < 1:
         raise mismatch(
             ErrorCode.HORIZON_BEYOND_DRIFT,
