@@ -35,6 +35,15 @@ def folder_sha256(folder: Path) -> str:
     return total.hexdigest()
 
 
+def tree_sha256(folder: Path) -> str:
+    """One hash of every file below a folder, with its name."""
+    total = hashlib.sha256()
+    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        total.update(str(path.relative_to(folder)).encode())
+        total.update(file_sha256(path).encode())
+    return total.hexdigest()
+
+
 def torch_device(name: str) -> torch.device:
     """The torch device of that name, once something could be put on it.
 

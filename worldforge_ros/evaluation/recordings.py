@@ -100,11 +100,12 @@ class Recordings:
     def _of(self, path: Path, name: str) -> Iterator[FrameClip]:
         if (path / "meta" / "info.json").is_file():
             from worldforge_ros.bags.dataset import dataset_frames
-            from worldforge_ros.checkpoints import file_sha256
+            from worldforge_ros.checkpoints import tree_sha256
 
             recorded = dataset_frames(path, self.embodiment)
             yield from clips_of(recorded, self.embodiment, name, self.longest, several=True)
-            self.sources[name] = file_sha256(path / "meta" / "info.json")
+            # With its statistics: the description alone is that of every set of this size.
+            self.sources[name] = tree_sha256(path / "meta")
             return
         from worldforge_ros.bags.actions import RecordedActions
         from worldforge_ros.bags.reader import Bag

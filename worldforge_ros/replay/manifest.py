@@ -4,7 +4,6 @@ the result itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from worldforge_ros.checkpoints import file_sha256
+from worldforge_ros.checkpoints import file_sha256, tree_sha256
 from worldforge_ros.recording.summary import distro, installed_versions
 
 SCHEMA: Final = "worldforge_ros/run_manifest/1"
@@ -146,9 +145,5 @@ def _described(path: Path) -> dict[str, Any]:
         return {"path": str(path), "sha256": file_sha256(path), "bytes": path.stat().st_size}
     if not path.is_dir():
         return {"path": str(path), "missing": True}
-    total, size = hashlib.sha256(), 0
-    for item in sorted(item for item in path.rglob("*") if item.is_file()):
-        total.update(str(item.relative_to(path)).encode())
-        total.update(file_sha256(item).encode())
-        size += item.stat().st_size
-    return {"path": str(path), "sha256": total.hexdigest(), "bytes": size}
+    size = sum(item.stat().st_size for item in path.rglob("*") if item.is_file())
+    return {"path": str(path), "sha256": tree_sha256(path), "bytes": size}
