@@ -11,7 +11,7 @@ import pytest
 from bag_support import NS, START, pusht_messages, write_bag, write_messages
 
 from worldforge_ros.bringup import bring_up, find_task
-from worldforge_ros.checkpoints import file_sha256
+from worldforge_ros.checkpoints import file_sha256, tree_sha256
 from worldforge_ros.cli import main
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
@@ -79,7 +79,7 @@ def test_a_data_set_gives_the_clips_of_the_bags_it_is_of(tmp_path: Path) -> None
     recordings = Recordings([tmp_path / "set"], ROBOT)
     clips = list(recordings.clips())
     assert [clip.episode for clip in clips] == ["set", "set#2"]
-    assert recordings.sources == {"set": file_sha256(tmp_path / "set" / "meta" / "info.json")}
+    assert recordings.sources == {"set": tree_sha256(tmp_path / "set" / "meta")}
     for clip, recorded in zip(clips, Recordings(bags, ROBOT).clips(), strict=True):
         for name in ("images", "position", "velocity", "actions"):
             np.testing.assert_array_equal(getattr(clip, name), getattr(recorded, name))

@@ -46,7 +46,7 @@ class Recordings:
     longest: int = LONGEST
     failed: list[tuple[Path, WorldForgeError]] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each bag that was read, by name; of a data set that of its description."""
+    """SHA-256 of each bag that was read, by name; of a data set that of its ``meta`` folder."""
 
     def clips(self) -> Iterator[FrameClip]:
         """Clips in order of the recordings.
