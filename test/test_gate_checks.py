@@ -885,6 +885,9 @@ PRODUCERS: dict[ReasonCode, Produced] = {
         lambda rig: rig.advance(0.35), GateConfig(max_open_loop=0.3)
     ),
     ReasonCode.SET_POINT_LATE: lambda: holding_because(stalled),
+    ReasonCode.SURPRISED: lambda: (
+        Rig(GateConfig(max_surprise=4.0)).armed().submit(actions=xs(0.26))
+    ),
     ReasonCode.HEARTBEAT_LOST: lambda: holding_because(lambda rig: rig.advance(0.15), SILENT),
     ReasonCode.CLOCK_JUMPED_BACK: lambda: holding_because(clock_back),
     ReasonCode.PROTECTIVE_STOP: lambda: stopped_because(

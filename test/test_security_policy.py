@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from worldforge_ros.bags.names import recorded_topics
 from worldforge_ros.bringup import TASKS, bring_up
+from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.security import enclave_of
 
 POLICY = Path(__file__).resolve().parents[1] / "config/security/policy.xml"
@@ -180,6 +182,8 @@ WAVES: tuple[tuple[tuple[str, str, dict[str, Any]], ...], ...] = (
 """Name, module and parameters of nodes that run together: every setting of a node that gives it
 another endpoint is in one of the waves.
 """
+ROBOTS = ("aloha", "pusht")
+RECORDED = {topic.name for name in ROBOTS for topic in recorded_topics(load_embodiment(name), True)}
 NAMESPACE = "/tested"
 """Of every node, so that an absolute name is told from a relative one."""
 
@@ -247,8 +251,10 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
             before = dict(found)
             found.update({name: endpoints(ros, name) for name, _, _ in wave})
             ros.spin_for(0.5)
-            recorded = {right.name for right in found["record_node"] if right.kind == "subscribe"}
-            return before == found and all(found.values()) and len(recorded) > 1
+            published = {name for kind, name in set().union(*found.values()) if kind == "publish"}
+            recorded = {name for kind, name in found["record_node"] if kind == "subscribe"}
+            # A recorder listens to a topic once it has seen a publisher of it.
+            return before == found and all(found.values()) and recorded >= published & RECORDED
 
         ros.wait_until(settled, 30.0, "the graph to come to rest")
     ros.close()

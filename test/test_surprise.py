@@ -165,11 +165,11 @@ def card(scorer: Any) -> SurpriseCard:
 
 @pytest.fixture(scope="module")
 def normal() -> FrameClip:
-    """A demonstration that no calibration has seen."""
+    """The begin of a demonstration that no calibration has seen."""
     pytest.importorskip("gym_pusht", reason="gym_pusht is not installed")
     from worldforge_ros.training.demos import demonstrate
 
-    return clip_of(demonstrate(71), "demo")
+    return clip_of(demonstrate(71, max_steps=20), "demo")
 
 
 def test_a_teleported_block_is_flagged_within_a_block(
@@ -264,7 +264,7 @@ def test_score_node_says_on_its_topic_what_surprised_it(ros: Any, normal: FrameC
     it are not.
     """
     from worldforge_ros.msg import ActionChunk as ChunkMsg
-    from worldforge_ros.msg import GateStatus, Surprise
+    from worldforge_ros.msg import GateStatus, Heartbeat, Surprise
     from worldforge_ros.msg import Observation as ObservationMsg
     from worldforge_ros.ros import convert, qos
     from worldforge_ros.training.demos import play
@@ -273,6 +273,8 @@ def test_score_node_says_on_its_topic_what_surprised_it(ros: Any, normal: FrameC
     images[3] = play(93, steps=2).images[0]
     with ros.process("score_node", model_path=str(MODEL), warmup_candidates=1):
         found = ros.record(Surprise, "score_node/surprise", qos.REPORT)
+        # It beats while it is active.
+        lively = ros.record(Heartbeat, "heartbeat", qos.HEARTBEAT)
         chunks = ros.node.create_publisher(ChunkMsg, "action_chunk/approved", qos.CHUNK)
         states = ros.node.create_publisher(GateStatus, "safety_gate/status", qos.LATCHED)
         pictures = ros.node.create_publisher(ObservationMsg, "observation", qos.CHUNK)
@@ -292,13 +294,15 @@ def test_score_node_says_on_its_topic_what_surprised_it(ros: Any, normal: FrameC
             pictures.publish(convert.observation_to_msg(item, ROBOT, "base"))
 
         def heard() -> bool:
-            """Rest until the node has loaded and measures; whatever it misses comes again."""
+            """Rest until the node measures; whatever it misses comes again."""
             nonlocal frames
-            show(chunk(np.tile(rest, (4000, 1)), begin), begin + frames * STEP, 0)
+            stamp = begin + frames * STEP
+            show(chunk(np.tile(rest, (40, 1)), stamp - 2 * NS), stamp, 0)
             frames += 1
             return bool(found)
 
-        ros.wait_until(heard, 90.0, "a first surprise")
+        ros.wait_until(lambda: lively, 90.0, "an active node")
+        ros.wait_until(heard, 20.0, "a first surprise")
         begin += frames * STEP
         plan = chunk(normal.actions, begin, 2)
         for index in range(4):

@@ -88,9 +88,12 @@ class SurprisePort:
 
     def observed(self, observation: Observation) -> None:
         """Measure the block before ``observation`` when there is time."""
-        if self._monitor is None:
-            return
-        block = self._monitor.observed(observation)
+        monitor = self._monitor
+        if monitor is not None:
+            self._guarded(lambda: self._find(monitor, observation), "finding the last block")
+
+    def _find(self, monitor: SurpriseMonitor, observation: Observation) -> None:
+        block = monitor.observed(observation)
         if block is not None:
             self._node.spare(
                 "surprise", lambda model: self._measure(model, block), "measuring surprise"

@@ -28,7 +28,7 @@ from worldforge_ros.safety.limits import FloatArray, JointLimits, limits_of
 from worldforge_ros.safety.reasons import Reason, ReasonCode
 from worldforge_ros.safety.stop_line import StopLine
 from worldforge_ros.safety.stream import SetPoint, SetPointStream
-from worldforge_ros.safety.surprise import SurpriseWatch, credible
+from worldforge_ros.safety.surprise import SurpriseWatch
 from worldforge_ros.safety.trajectory import Trajectory
 from worldforge_ros.safety.workspace import Workspace
 
@@ -112,7 +112,9 @@ class SafetyGate:
         self._workspace = workspace
         config = config or GateConfig()
         self._stop_line = StopLine(config.protective_stop_lease, config.protective_stop_required)
-        self._surprise = SurpriseWatch(config.max_surprise, config.surprise_timeout)
+        self._surprise = SurpriseWatch(
+            config.max_surprise, config.surprise_timeout, config.future_tolerance
+        )
         self._take(config)
         self._publishers = 1
         self._mode = GateMode.DISARMED
@@ -205,7 +207,9 @@ class SafetyGate:
         self._heartbeats = Heartbeats(config.heartbeats, config.heartbeat_timeout)
         self._config = config
         self._stop_line.configure(config.protective_stop_lease, config.protective_stop_required)
-        self._surprise.configure(config.max_surprise, config.surprise_timeout)
+        self._surprise.configure(
+            config.max_surprise, config.surprise_timeout, config.future_tolerance
+        )
         self._arrivals: deque[float] = deque(maxlen=int(config.max_chunk_rate or 0) + 1)
         self._rejections: deque[float] = deque(maxlen=config.max_rejections or 1)
 
@@ -219,11 +223,10 @@ class SafetyGate:
     def surprise(self, standardised: float, stamp: int, ros_now: int, now: float) -> None:
         """The world model was so surprised by the block before ``stamp`` (ns)."""
         try:
-            latest = credible(ros_now, self._config.future_tolerance)
-            self._surprise.heard(standardised, stamp, now, latest)
-            flaw = self._surprise.flaw(ros_now, now)
-            if flaw is not None:
-                self._slow_down(str(flaw), now)
+            self._surprise.heard(standardised, stamp, ros_now, now)
+            seen = self._surprise.flaw(self._stream.oldest_observation, ros_now, now)
+            if seen is not None:
+                self._slow_down(str(seen), now)
         except Exception as error:
             self.fault(error, now)
 
@@ -441,8 +444,7 @@ class SafetyGate:
         if self._energised:
             reasons += self._joint_state_flaws(ros_now, now)
             reasons += self._heartbeats.missing(now)
-            seen = self._surprise.flaw(ros_now, now)
-            seen = seen or self._surprise.outdated(chunk.observation_stamp)
+            seen = self._surprise.flaw(chunk.observation_stamp, ros_now, now)
             reasons += [] if seen is None else [seen]
         sound = not reasons
         schedule = None
@@ -820,7 +822,7 @@ class SafetyGate:
 
     def _watch_chunk(self, ros_now: int, now: float) -> None:
         lost = self._heartbeats.missing(now)
-        surprised = self._surprise.flaw(ros_now, now)
+        surprised = self._surprise.flaw(self._stream.oldest_observation, ros_now, now)
         if lost or surprised is not None:
             self._slow_down(str(lost[0] if lost else surprised), now)
             return

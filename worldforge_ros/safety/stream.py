@@ -69,6 +69,12 @@ class SetPointStream:
         return self._active
 
     @property
+    def oldest_observation(self) -> int | None:
+        """When (ns) the oldest observation was made behind a chunk that is executing or waiting."""
+        chunks = (chunk for chunk in (self._active, self._next) if chunk is not None)
+        return min((chunk.observation_stamp for chunk in chunks), default=None)
+
+    @property
     def idle(self) -> bool:
         """Whether no chunk is executing or waiting."""
         return self._active is None and self._next is None

@@ -18,17 +18,21 @@ class SurpriseWatch:
     Remembers the newest surprise and when the last one was too high, nothing else.
     """
 
-    def __init__(self, limit: float | None, timeout: float) -> None:
-        """:param limit: highest surprise that is normal, None switches the check off.
-        :param timeout: seconds of silence, and age of the newer observation, that are too long.
-        """
-        self.configure(limit, timeout)
-        self.forget()
+    def __init__(self, limit: float | None, timeout: float, tolerance: float) -> None:
+        """As :meth:`configure`."""
+        self.configure(limit, timeout, tolerance)
 
-    def configure(self, limit: float | None, timeout: float) -> None:
-        """Change what is too high and too long."""
+    def configure(self, limit: float | None, timeout: float, tolerance: float) -> None:
+        """Begin anew: what was heard before was judged by another limit.
+
+        :param limit: highest surprise that is normal, None switches the check off.
+        :param timeout: seconds of silence, and age of the newer observation, that are too long.
+        :param tolerance: seconds that the newer observation may lie in the future.
+        """
         self._limit = limit
         self._timeout = timeout
+        self._tolerance = seconds_to_ns(tolerance)
+        self.forget()
 
     def forget(self) -> None:
         """Stamps of before mean nothing any more, as when ROS time went back."""
@@ -37,23 +41,38 @@ class SurpriseWatch:
         self._arrival = -math.inf
         self._last_high: int | None = None
 
-    def heard(self, value: float, stamp: int, now: float, latest: int) -> None:
-        """The block that ended at ``stamp`` was ``value`` surprising; one without a number counts
-        as too high.
+    def heard(self, value: float, stamp: int, ros_now: int, now: float) -> None:
+        """The block that ended at ``stamp`` was ``value`` surprising; one without a finite number
+        counts as too high.
 
-        :param latest: highest credible stamp, ns; what lies beyond it, and what is not newer than
-            the newest, is no sign of life.
+        A block of the future is no sign of life, nor is one that is not newer than the newest; but
+        what is too high counts in whatever order it comes, and of several words about one block the
+        worst.
         """
-        if stamp > latest or (self._stamp is not None and stamp <= self._stamp):
+        if self._limit is None or stamp > ros_now + self._tolerance:
             return
-        self._value, self._stamp, self._arrival = value, stamp, now
-        if self._limit is not None and not value <= self._limit:
-            self._last_high = stamp
+        self._notice_clock(ros_now)
+        high = not (math.isfinite(value) and value <= self._limit)
+        if high:
+            self._last_high = stamp if self._last_high is None else max(self._last_high, stamp)
+        if self._stamp is None or stamp > self._stamp:
+            self._value, self._stamp, self._arrival = value, stamp, now
+        elif high and stamp == self._stamp:
+            self._value = value
 
-    def flaw(self, ros_now: int, now: float) -> Reason | None:
-        """Why the robot must not move now."""
+    def _notice_clock(self, ros_now: int) -> None:
+        """What was heard of a time that has not come yet was heard before ROS time went back."""
+        if self._stamp is not None and self._stamp > ros_now + self._tolerance:
+            self.forget()
+
+    def flaw(self, planned_from: int | None, ros_now: int, now: float) -> Reason | None:
+        """Why the robot must not move now, by a plan from an observation of the time
+        ``planned_from`` where there is one: what was planned before the end of a surprise is about
+        a world that is gone.
+        """
         if self._limit is None:
             return None
+        self._notice_clock(ros_now)
         if self._stamp is None:
             return self._reason("surprise is absent, never heard", "one a block")
         silent = now - self._arrival
@@ -63,19 +82,16 @@ class SurpriseWatch:
                 f"newest surprise came {silent:.3f} s ago and is about {age:.3f} s ago",
                 f"at most {self._timeout:g} s",
             )
-        if not self._value <= self._limit:
+        if not (math.isfinite(self._value) and self._value <= self._limit):
             return self._reason(
                 f"surprise of the block before {self._stamp / NANOSECONDS:.3f} s is "
                 f"{self._value:.2f}",
                 f"at most {self._limit:g}",
             )
-        return None
-
-    def outdated(self, observation_stamp: int) -> Reason | None:
-        """Why a plan from an observation of that time is about a world that is gone."""
-        if self._limit is None or self._last_high is None or observation_stamp > self._last_high:
+        high = self._last_high
+        if planned_from is None or high is None or planned_from > high:
             return None
-        before = (self._last_high - observation_stamp) / NANOSECONDS
+        before = (high - planned_from) / NANOSECONDS
         return self._reason(
             f"observation behind the chunk is {before:.3f} s before the end of the last surprise",
             "a later one",
@@ -84,8 +100,3 @@ class SurpriseWatch:
     @staticmethod
     def _reason(found: str, expected: str) -> Reason:
         return Reason(ReasonCode.SURPRISED, f"{found}; expected {expected}")
-
-
-def credible(ros_now: int, tolerance: float) -> int:
-    """The latest stamp, ns, that an observation can have at ``ros_now``."""
-    return ros_now + seconds_to_ns(tolerance)
