@@ -14,7 +14,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from worldforge_ros.embodiment import Box, EndEffector, KeepOut, WorkspaceSpec, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.ros import qos
-from worldforge_ros.ros.markers import MarkerBuilder
+from worldforge_ros.ros.markers import MarkerBuilder, scene_markers
 from worldforge_ros.safety.scene import (
     MarkerScene,
     box_edges,
@@ -34,7 +34,7 @@ STAMP = 5_250_000_000
 
 
 def built(scene: MarkerScene) -> dict[tuple[str, int], Marker]:
-    return by_name(MarkerBuilder("base").build(scene, STAMP))
+    return by_name(MarkerBuilder("base").build(scene_markers(scene), STAMP))
 
 
 def by_name(array: MarkerArray) -> dict[tuple[str, int], Marker]:
@@ -115,15 +115,15 @@ def test_everything_has_its_place_colour_frame_and_stamp() -> None:
 
 def test_what_is_gone_is_deleted_in_every_array_until_it_is_back() -> None:
     builder = MarkerBuilder("base")
-    everything = set(by_name(builder.build(full(), 1)))
+    everything = set(by_name(builder.build(scene_markers(full()), 1)))
     smaller = MarkerScene(box=BOX, keep_out=KEEP_OUT[:1])
     for stamp in (2, 3):
-        found = by_name(builder.build(smaller, stamp))
+        found = by_name(builder.build(scene_markers(smaller), stamp))
         assert set(found) == everything
         deleted = {name for name, marker in found.items() if marker.action == Marker.DELETE}
         assert deleted == everything - {("workspace/box", 0), ("keep_out", 0)}
         assert {marker.header.stamp.nanosec for marker in found.values()} == {stamp}
-    again = by_name(builder.build(full(), 4))
+    again = by_name(builder.build(scene_markers(full()), 4))
     assert all(marker.action == Marker.ADD for marker in again.values())
 
 
@@ -201,7 +201,7 @@ def test_a_scene_that_is_wrong_is_refused(fields: dict[str, Any], words: str) ->
 
 def test_a_late_viewer_gets_the_whole_picture(ros: Any) -> None:
     publisher = ros.node.create_publisher(MarkerArray, "safety_gate/markers", qos.LATCHED)
-    publisher.publish(MarkerBuilder("base").build(full(), STAMP))
+    publisher.publish(MarkerBuilder("base").build(scene_markers(full()), STAMP))
     seen = ros.record(MarkerArray, "safety_gate/markers", qos.LATCHED)
     ros.wait_until(lambda: seen, what="markers")
     assert len(seen[0].markers) == 11

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from worldforge_ros.drawing.strokes import cost_strength
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.recording.figure import COVERAGE, REWARD, Figure, figure_of
-from worldforge_ros.recording.gif import FRAME_PERIOD, PANEL, cost_strength, write_gif
+from worldforge_ros.recording.gif import FRAME_PERIOD, PANEL, write_gif
 from worldforge_ros.recording.log import (
     ChunkSample,
     EpisodeLog,

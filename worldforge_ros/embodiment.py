@@ -49,12 +49,19 @@ class Joint:
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera: relative topic and the picture size in pixels that every frame must have."""
+    """One camera: relative topic and the picture size in pixels that every frame must have.
+
+    ``projection`` (3, 4) takes a point (x, y, z, 1) in metres in the frame of the workspace to
+    (u w, v w, w), where u and v are pixels to the right and down from the picture's top left
+    corner; None where nobody has measured it, and nothing can be drawn into the picture. It is
+    sensor_msgs/CameraInfo's P times the pose of the workspace in the camera's optical frame.
+    """
 
     name: str
     topic: str
     width: int
     height: int
+    projection: tuple[tuple[float, float, float, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -416,11 +423,26 @@ def _cameras(section: _Section) -> Mapping[str, Camera]:
             topic=entry.text("topic"),
             width=entry.integer("width", minimum=1),
             height=entry.integer("height", minimum=1),
+            projection=_projection(entry),
         )
         entry.done()
     if not cameras:
         raise _invalid("cameras", "empty", "at least one camera")
     return MappingProxyType(cameras)
+
+
+def _projection(section: _Section) -> tuple[tuple[float, float, float, float], ...] | None:
+    if not section.has("projection"):
+        section.forget("projection")
+        return None
+    value, where = section.raw("projection"), section.where("projection")
+    rows = value if isinstance(value, list) else []
+    if len(rows) != 3 or not all(isinstance(row, list) and len(row) == 4 for row in rows):
+        raise _invalid(where, value, "3 rows of 4 numbers")
+    matrix = [[_number(item, f"{where}[{i}]") for item in row] for i, row in enumerate(rows)]
+    if not any(matrix[2]):
+        raise _invalid(where, value, "a last row with a number other than 0")
+    return tuple((a, b, c, d) for a, b, c, d in matrix)
 
 
 def _tracking(section: _Section) -> Tracking:

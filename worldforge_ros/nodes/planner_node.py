@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from worldforge_ros.ros import convert, qos, runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
 from worldforge_ros.ros.heartbeat import HeartbeatPublisher
 from worldforge_ros.ros.parameters import Parameters
+from worldforge_ros.ros.plan_drawing import PlanDrawing
 from worldforge_ros.srv import ProposeActions, ScoreCandidates
 
 STARTING = (
@@ -54,7 +56,19 @@ class PlannerNode(Node):
         self._horizon = parameters.integer(
             "horizon", 0, "actions in a candidate; 0: the policy's most", minimum=0, maximum=4096
         )
+        camera = parameters.text(
+            "debug_camera",
+            "",
+            "camera whose picture ~/debug_image is drawn into; empty: the world model's, or the "
+            "first",
+        )
+        urdf = parameters.text(
+            "urdf", "", "path of a URDF, to draw end effectors that are links; empty: none"
+        )
         self._diagnostics = Diagnostics(self)
+        self._drawing = PlanDrawing(
+            self, self._diagnostics, self._embodiment, camera, Path(urdf) if urdf else None
+        )
         self._planner = RecedingPlanner(
             self._embodiment,
             settings,
@@ -96,6 +110,7 @@ class PlannerNode(Node):
         self._diagnostics.error(error)
 
     def _on_gate(self, message: GateStatus) -> None:
+        self._drawing.gate(message)
         self._planner.gate(
             message.mode == GateStatus.ARMED,
             message.epoch,
@@ -269,6 +284,7 @@ class PlannerNode(Node):
         else:
             self._diagnostics.error(trace.error)
         self._diagnostics.set(cycles=trace.cycle, deadline_misses=self._cycle.deadline_misses)
+        self._drawing.ended(trace)
         choice = trace.choice
         candidates = trace.candidates
         self._reports.publish(

@@ -12,6 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from worldforge_ros.drawing.strokes import (
+    BACKGROUND,
+    CHOSEN,
+    FAINT,
+    MODES,
+    RULE,
+    TEXT,
+    cost_colour,
+    disc,
+    draw_candidates,
+)
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.recording.log import EpisodeLog, GateSample, ImageArray, Picture, PlanSample
 
@@ -29,22 +40,8 @@ MOST_FRAMES = 170
 _SCALE = 2
 _INSET = 104
 _MARGIN = 16
-_BACKGROUND = (17, 22, 29)
-_TEXT = (230, 234, 240)
-_FAINT = (139, 150, 165)
-_RULE = (45, 54, 66)
-_WORST = np.array([247, 213, 164])
-_BEST = np.array([232, 110, 0])
-_CHOSEN = (200, 20, 60)
 _SETPOINT = (20, 24, 32)
-_MODES = {
-    "ARMED": (64, 192, 116),
-    "HOLDING": (240, 180, 60),
-    "DISARMED": (120, 130, 145),
-    "STOPPED": (240, 82, 82),
-}
 
-Colour = tuple[int, int, int]
 T = TypeVar("T")
 
 
@@ -92,7 +89,7 @@ def _frame(log: EpisodeLog, picture: Picture) -> Image.Image:
     plan = _last([p for p in log.plans if p.outcome == "OK"], picture.time)
     gate = _last(log.gate, picture.time)
     scene = _scene(log, picture, plan)
-    image = Image.new("RGB", (scene.width + PANEL, SIZE), _BACKGROUND)
+    image = Image.new("RGB", (scene.width + PANEL, SIZE), BACKGROUND)
     image.paste(scene, (0, 0))
     _panel(image, log, picture, plan, gate)
     return image
@@ -123,22 +120,8 @@ def _scene(log: EpisodeLog, picture: Picture, plan: PlanSample | None) -> Image.
 
     draw = ImageDraw.Draw(image)
     if plan is not None and plan.candidates.ndim == 3:
-        ranks = cost_strength(plan.costs, len(plan.candidates))
-        for index in np.argsort(ranks):
-            if index == plan.chosen:
-                continue
-            strength = ranks[index]
-            colour = _mix(_WORST, _BEST, strength)
-            width = _SCALE * (1 if strength < 0.7 else 2)
-            draw.line(pixels(plan.candidates[index]), fill=colour, width=width, joint="curve")
-        if 0 <= plan.chosen < len(plan.candidates):
-            path = pixels(plan.candidates[plan.chosen])
-            draw.line(path, fill=(255, 255, 255), width=7 * _SCALE, joint="curve")
-            draw.line(path, fill=_CHOSEN, width=3 * _SCALE, joint="curve")
-            for point in path[:-1]:
-                _disc(draw, point, 2.5 * _SCALE, _CHOSEN)
-            _disc(draw, path[-1], 6.5 * _SCALE, (255, 255, 255))
-            _disc(draw, path[-1], 4.5 * _SCALE, _CHOSEN)
+        paths = [pixels(candidate) for candidate in plan.candidates]
+        draw_candidates(draw, paths, plan.costs, plan.chosen, _SCALE)
     setpoint = None
     for chunk in log.chunks:
         if chunk.start > picture.time:
@@ -150,35 +133,6 @@ def _scene(log: EpisodeLog, picture: Picture, plan: PlanSample | None) -> Image.
             draw.line([(x - reach, y), (x + reach, y)], fill=colour, width=width)
             draw.line([(x, y - reach), (x, y + reach)], fill=colour, width=width)
     return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def cost_strength(costs: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:
-    """How strongly each of ``count`` candidates is drawn: 1 for the lowest cost, 0 for the highest.
-
-    By rank, so that one outlier does not wash out the rest; a candidate without a cost gets 0.
-    """
-    strength = np.zeros(count)
-    if len(costs) != count:
-        return strength
-    known = np.flatnonzero(np.isfinite(costs))
-    order = known[np.argsort(costs[known], kind="stable")]
-    if len(order) == 1:
-        strength[order] = 1.0
-    elif len(order):
-        strength[order] = np.linspace(1.0, 0.0, len(order))
-    return strength
-
-
-def _mix(low: npt.NDArray[np.int_], high: npt.NDArray[np.int_], share: float) -> Colour:
-    red, green, blue = (round(float(v)) for v in low + (high - low) * share)
-    return red, green, blue
-
-
-def _disc(
-    draw: ImageDraw.ImageDraw, centre: tuple[float, float], radius: float, fill: Colour
-) -> None:
-    x, y = centre
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
 
 def _panel(
@@ -197,7 +151,7 @@ def _panel(
         insets.insert(0, ("camera", _last(log.camera, picture.time)))
     width = right - left if len(insets) == 1 else _INSET
     for x, (caption, inset) in zip((left, right - _INSET), insets, strict=False):
-        draw.text((x, 14), caption, font=small, fill=_FAINT)
+        draw.text((x, 14), caption, font=small, fill=FAINT)
         pixels = inset.image() if isinstance(inset, Picture) else inset
         size = (_INSET, _INSET)
         if pixels is not None:
@@ -206,15 +160,15 @@ def _panel(
             )
             image.paste(inside, (x, 34))
             size = inside.size
-        draw.rectangle((x - 1, 33, x + size[0], 34 + size[1]), outline=_RULE)
+        draw.rectangle((x - 1, 33, x + size[0], 34 + size[1]), outline=RULE)
 
     y = 34 + _INSET + 16
     seen = [value for time, value in log.progress if time <= picture.time + 1e-6]
-    draw.text((left, y), log.figure.name, font=small, fill=_FAINT)
+    draw.text((left, y), log.figure.name, font=small, fill=FAINT)
     text = log.figure.text(seen[-1]) if seen else "unknown"
-    draw.text((left, y + 14), text, font=large, fill=_TEXT)
-    draw.text((right, y), "time", font=small, fill=_FAINT, anchor="ra")
-    draw.text((right, y + 14), f"{picture.time:.1f} s", font=large, fill=_TEXT, anchor="ra")
+    draw.text((left, y + 14), text, font=large, fill=TEXT)
+    draw.text((right, y), "time", font=small, fill=FAINT, anchor="ra")
+    draw.text((right, y + 14), f"{picture.time:.1f} s", font=large, fill=TEXT, anchor="ra")
     _curve(draw, log, picture.time, (left, y + 52, right, y + 104))
 
     y += 122
@@ -230,25 +184,25 @@ def _panel(
     if gate is not None and log.gate:
         rows.append(("approved", str(gate.chunks_approved - log.gate[0].chunks_approved)))
         rows.append(("rejected", str(gate.chunks_rejected - log.gate[0].chunks_rejected)))
-    draw.text((left, y), "gate", font=normal, fill=_FAINT)
-    colour = _MODES.get(mode, _FAINT)
+    draw.text((left, y), "gate", font=normal, fill=FAINT)
+    colour = MODES.get(mode, FAINT)
     box = draw.textbbox((right, y), mode, font=normal, anchor="ra")
-    _disc(draw, (box[0] - 12, (box[1] + box[3]) / 2), 4, colour)
+    disc(draw, (box[0] - 12, (box[1] + box[3]) / 2), 4, colour)
     draw.text((right, y), mode, font=normal, fill=colour, anchor="ra")
     for name, text in rows:
         y += 24
-        draw.line((left, y - 3, right, y - 3), fill=_RULE)
-        draw.text((left, y + 1), name, font=normal, fill=_FAINT)
-        draw.text((right, y + 1), text, font=normal, fill=_TEXT, anchor="ra")
+        draw.line((left, y - 3, right, y - 3), fill=RULE)
+        draw.text((left, y + 1), name, font=normal, fill=FAINT)
+        draw.text((right, y + 1), text, font=normal, fill=TEXT, anchor="ra")
 
     if log.extent is None:
         return
     y = SIZE - 20
-    legend = (("costly", _mix(_WORST, _BEST, 0.0), 1), ("cheap", _mix(_WORST, _BEST, 1.0), 2))
+    legend = (("costly", cost_colour(0.0), 1), ("cheap", cost_colour(1.0), 2))
     x = left
-    for name, colour, width in (*legend, ("chosen", _CHOSEN, 4)):
+    for name, colour, width in (*legend, ("chosen", CHOSEN, 4)):
         draw.line((x, y + 7, x + 16, y + 7), fill=colour, width=width)
-        draw.text((x + 21, y), name, font=small, fill=_FAINT)
+        draw.text((x + 21, y), name, font=small, fill=FAINT)
         x += 21 + round(draw.textlength(name, font=small)) + 14
 
 
@@ -257,8 +211,8 @@ def _curve(
 ) -> None:
     """Progress so far, on the time axis of the whole episode."""
     left, top, right, bottom = box
-    draw.line((left, bottom, right, bottom), fill=_RULE)
-    draw.line((left, top, right, top), fill=_RULE)
+    draw.line((left, bottom, right, bottom), fill=RULE)
+    draw.line((left, top, right, top), fill=RULE)
     total, full = max(log.duration, 1e-9), log.figure.full
     points = [
         (
@@ -269,6 +223,6 @@ def _curve(
         if time <= now + 1e-6
     ]
     if len(points) > 1:
-        draw.line(points, fill=_MODES["ARMED"], width=2, joint="curve")
+        draw.line(points, fill=MODES["ARMED"], width=2, joint="curve")
     if points:
-        _disc(draw, points[-1], 3, _MODES["ARMED"])
+        disc(draw, points[-1], 3, MODES["ARMED"])

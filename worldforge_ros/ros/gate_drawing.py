@@ -9,7 +9,7 @@ from visualization_msgs.msg import MarkerArray
 
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.planning.chunk import ActionChunk
-from worldforge_ros.ros.markers import MarkerBuilder
+from worldforge_ros.ros.markers import MarkerBuilder, scene_markers
 from worldforge_ros.safety.checks import Verdict, columns_of, matrix_of
 from worldforge_ros.safety.limits import FloatArray
 from worldforge_ros.safety.scene import scene_of, violating_rows
@@ -45,4 +45,4 @@ class GateDrawing:
 
     def message(self, stamp: int) -> MarkerArray:
         """Everything there is to see, at ``stamp`` ns."""
-        return self._builder.build(self._scene, stamp)
+        return self._builder.build(scene_markers(self._scene), stamp)

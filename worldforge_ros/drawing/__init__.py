@@ -1,0 +1,1 @@
+"""Pictures of what was planned, on PIL alone."""
