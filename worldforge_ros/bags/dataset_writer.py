@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +35,8 @@ from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.observation import ImageArray, check_image
 
 Show = Callable[[str], None]
+
+VIDEO_CODEC = "h264"
 
 
 def export_bags(
@@ -157,10 +159,8 @@ class _Target:
                 found=f"not importable ({error})",
                 expected="the package lerobot, 0.4.4 or later, with what its data sets need",
             ) from error
-        # One line of progress is ours; encoder and container would describe themselves for every
-        # episode.
+        # One line of progress is ours; the container would describe itself for every episode.
         disable_progress_bars()
-        os.environ.setdefault("SVT_LOG", "1")
         av.logging.set_libav_level(av.logging.ERROR)
         self._folder, self._embodiment, self._layout, self._task = folder, embodiment, layout, task
         self.frames = self.count = 0
@@ -172,6 +172,7 @@ class _Target:
             root=folder,
             robot_type=embodiment.name,
             use_videos=video,
+            **(_encoder(LeRobotDataset.create) if video else {}),
         )
         (folder / GOALS).mkdir(parents=True)
 
@@ -322,6 +323,20 @@ class _Goals:
             goal for goal in self._found if begin < goal[0] <= end and goal not in before[-1:]
         ]
         return [{"stamp_ns": stamp, "file": file} for stamp, file in [*before[-1:], *during]]
+
+
+def _encoder(create: Callable[..., Any]) -> dict[str, Any]:
+    """H.264, in the words of the installed LeRobot.
+
+    Its default, SVT-AV1, makes itself and the thread that calls it SCHED_FIFO 99 where it runs as
+    root, as in most containers, and what that thread starts later inherits it: beside it nothing
+    else on the machine gets to run, the safety gate included.
+    """
+    if "vcodec" in inspect.signature(create).parameters:
+        return {"vcodec": VIDEO_CODEC}
+    from lerobot.configs.video import RGBEncoderConfig
+
+    return {"rgb_encoder": RGBEncoderConfig(vcodec=VIDEO_CODEC)}
 
 
 def _features(embodiment: Embodiment, layout: Layout, pictures: str) -> dict[str, Any]:
