@@ -302,7 +302,7 @@ def test_a_policy_trains_on_it_and_proposes(
 
 
 def test_video_is_smaller_than_exact(bags: list[Path], robot: Embodiment, tmp_path: Path) -> None:
-    """AV1 with half the colour resolution, LeRobot's default: what docs/datasets.md states."""
+    """H.264 with half the colour resolution: what docs/datasets.md states."""
     export_bags(bags, tmp_path / "film", robot, video=True)
     frames = [frame for path in bags for frame in bag_frames(path, robot)]
     filmed = list(dataset_frames(tmp_path / "film", robot))
