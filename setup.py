@@ -17,5 +17,6 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["worldforge_ros", "worldforge_ros.*"]),
     install_requires=["numpy", "pyyaml", "pillow", "rich"],
+    extras_require={"rerun": ["rerun-sdk>=0.26"]},
     entry_points={"console_scripts": EXECUTABLES},
 )

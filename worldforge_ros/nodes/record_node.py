@@ -1,68 +1,37 @@
 """Writes what the nodes see, plan and do to an MCAP bag.
 
-Messages are taken as bytes and never decoded. Each topic is waited for, so that it is heard with
-the quality of service that its publishers offer.
+Messages are taken as bytes and never decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import (
-    QoSMessageLostInfo,
-    SubscriptionEventCallbacks,
-    UnsupportedEventTypeError,
-)
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 
 from worldforge_ros import __version__
-from worldforge_ros.bags.names import (
-    PICTURES,
-    Offer,
-    TopicName,
-    TopicQuality,
-    agreed,
-    recorded_topics,
-)
+from worldforge_ros.bags.names import TopicName, TopicQuality, recorded_topics
 from worldforge_ros.bags.recorder import Recorded, Recorder
 from worldforge_ros.bags.writer import COMPRESSIONS, check_free
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.recording.summary import checkpoint_hashes, distro
 from worldforge_ros.resources import resolve_path
-from worldforge_ros.ros import qos, runtime
+from worldforge_ros.ros import runtime
 from worldforge_ros.ros.diagnostics import Diagnostics
+from worldforge_ros.ros.listening import LOOK_PERIOD, Listener
 from worldforge_ros.ros.parameters import Parameters
 from worldforge_ros.scorers.checkpoint import find_checkpoint
 
-LOOK_PERIOD = 0.1
-"""Seconds between two looks for publishers."""
-DEPTH, PICTURE_DEPTH = 2000, 30
-"""Messages of a topic that wait for this process: seconds of them, as far as memory allows. What is
-pushed out here is the one loss that no middleware counts."""
 GIGA = 1_000_000_000
 MEGA = 1_000_000
-
-
-@dataclass
-class Listening:
-    """One subscription: of which of the wanted types, and with which quality."""
-
-    what: TopicName
-    quality: TopicQuality
-    subscription: Subscription
 
 
 class RecordNode(Node):
@@ -117,11 +86,14 @@ class RecordNode(Node):
         self._sim_time = bool(self.get_parameter("use_sim_time").value)
         self._diagnostics = Diagnostics(self)
         self._recorder: Recorder | None = None
-        self._wanted: dict[str, list[TopicName]] = {}
-        for topic in recorded_topics(embodiment, cameras):
-            # Remapped, several names may be one topic.
-            self._wanted.setdefault(self.resolve_topic_name(topic.name), []).append(topic)
-        self._listening: dict[str, Listening] = {}
+        self._listener = Listener(
+            self,
+            recorded_topics(embodiment, cameras),
+            self._received,
+            self._on_lost,
+            declared=self._declare,
+            raw=True,
+        )
         # Wall time: publishers must be found also before simulated time runs.
         self.create_timer(LOOK_PERIOD, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -147,56 +119,22 @@ class RecordNode(Node):
                 mismatch(ErrorCode.TOPIC_MISSING, "/clock", found="silent", expected="ROS time")
             )
             return
-        problems = [self._listen(topic, self._recorder) for topic in self._wanted]
-        self._report(self._recorder, next(filter(None, problems), None))
+        self._report(self._recorder, self._listener.look())
 
-    def _listen(self, topic: str, recorder: Recorder) -> WorldForgeError | None:
-        """Subscribe once there is a publisher, and again where another one offers less."""
-        offers = [
-            Offer(info.topic_type, _quality(info.qos_profile))
-            for info in self.get_publishers_info_by_topic(topic)
-        ]
-        try:
-            found = agreed(topic, self._wanted[topic], offers)
-        except WorldForgeError as error:
-            return error
-        if found is None:
-            return None
-        what, quality = found
-        known = self._listening.get(topic)
-        if known is not None:
-            if known.what != what or quality.reliable or not known.quality.reliable:
-                return None
-            self.destroy_subscription(known.subscription)
-        recorder.declare(topic, what.type, quality)
-        subscription = self._subscribe(topic, what, quality)
-        self._listening[topic] = Listening(what, quality, subscription)
-        return None
+    def _declare(self, topic: str, what: TopicName, quality: TopicQuality) -> None:
+        if self._recorder is not None:
+            self._recorder.declare(topic, what.type, quality)
 
-    def _subscribe(self, topic: str, what: TopicName, quality: TopicQuality) -> Subscription:
-        depth = PICTURE_DEPTH if what.type in PICTURES else DEPTH
-        arguments: tuple[type[Any], str, Callable[[bytes, Any], None], QoSProfile] = (
-            _message_class(what.type),
-            topic,
-            partial(self._received, topic, what.type),
-            qos.recording(quality.reliable, quality.latched, depth),
-        )
-        lost = SubscriptionEventCallbacks(message_lost=partial(self._on_lost, topic))
-        try:
-            return self.create_subscription(*arguments, raw=True, event_callbacks=lost)
-        except UnsupportedEventTypeError:
-            return self.create_subscription(*arguments, raw=True)
-
-    def _received(self, topic: str, type_name: str, data: bytes, info: Any) -> None:
+    def _received(self, topic: str, what: TopicName, data: bytes, info: Any) -> None:
         if self._recorder is None:
             return
         # In wall time the middleware knows better than this thread when a message came.
         received = 0 if self._sim_time else int(info.get("received_timestamp", 0))
-        self._recorder.put(topic, type_name, received if received > 0 else self._now(), data)
+        self._recorder.put(topic, what.type, received if received > 0 else self._now(), data)
 
-    def _on_lost(self, topic: str, event: QoSMessageLostInfo) -> None:
+    def _on_lost(self, topic: str, count: int) -> None:
         if self._recorder is not None:
-            self._recorder.lost(topic, event.total_count_change)
+            self._recorder.lost(topic, count)
 
     def _report(self, recorder: Recorder, problem: WorldForgeError | None) -> None:
         state = recorder.state
@@ -215,13 +153,13 @@ class RecordNode(Node):
         problem = recorder.trouble or problem
         if problem is not None:
             self._diagnostics.error(problem)
-        elif not self._listening:
+        elif not self._listener.hears:
             self._diagnostics.waiting(
                 mismatch(
                     ErrorCode.TOPIC_MISSING,
                     "what there is to record",
                     found="nothing yet",
-                    expected=f"a publisher of {', '.join(self._wanted)}",
+                    expected=f"a publisher of {', '.join(self._listener.wanted)}",
                 )
             )
         else:
@@ -244,19 +182,6 @@ class RecordNode(Node):
                 self.exit_code = runtime.EXIT_FAILED
                 print(f"worldforge: {trouble}", flush=True)
         super().destroy_node()
-
-
-def _quality(profile: QoSProfile) -> TopicQuality:
-    return TopicQuality(
-        profile.reliability == ReliabilityPolicy.RELIABLE,
-        profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
-    )
-
-
-def _message_class(type_name: str) -> type[Any]:
-    package, _, name = type_name.partition("/msg/")
-    found: type[Any] = getattr(importlib.import_module(f"{package}.msg"), name)
-    return found
 
 
 def record(arguments: list[str], duration: float, show: Callable[[Recorded], None]) -> int:
