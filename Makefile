@@ -6,7 +6,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -26,5 +26,8 @@ lint: setup ## Check style and types
 bench: setup ## Latency of every stage: how much is ROS, how much is model
 	@$(RUN) python benchmarks/latency.py $(BENCH_ARGS)
 
+docs: ## Build the pages of docs/ into build/docs, warnings are errors
+	@scripts/docs.sh
+
 clean: ## Remove builds and the virtual environment, keep runs/
-	rm -rf build install log .venv env.sh
+	rm -rf build install log .venv .venv-docs env.sh

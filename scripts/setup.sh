@@ -64,7 +64,7 @@ if [ -f "$root/install/local_setup.bash" ]; then . "$root/install/local_setup.ba
 ENV
 fi
 
-built=$( { cat CMakeLists.txt package.xml executables.txt cmake/*.in msg/*.msg srv/*.srv; find worldforge_ros launch config models -type f -not -name '*.pyc' | LC_ALL=C sort; } | sha256sum | cut -d' ' -f1)
+built=$( { cat CMakeLists.txt package.xml executables.txt cmake/*.in msg/*.msg srv/*.srv; find worldforge_ros launch config models gazebo -type f -not -name '*.pyc' | LC_ALL=C sort; } | sha256sum | cut -d' ' -f1)
 if [ "$(cat install/.build-stamp 2>/dev/null)" != "$built" ]; then
   say "building with colcon"
   # colcon's own files read variables that may be unset.

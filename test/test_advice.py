@@ -22,7 +22,7 @@ def test_every_code_has_three_sentences() -> None:
 
 def test_the_page_shows_the_table_that_the_code_has() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == advice.with_table(page), "run python scripts/reason_reference.py"
+    assert page == advice.with_table(page), "run python scripts/reference.py reasons"
 
 
 def test_only_the_table_is_rewritten() -> None:

@@ -1,6 +1,6 @@
 """What each reason code means to a person, why it probably came, and what to do.
 
-The table of docs/safety.md is written from here by ``scripts/reason_reference.py``.
+The table of docs/safety.md is written from here by ``scripts/reference.py``.
 """
 
 from __future__ import annotations
