@@ -725,7 +725,11 @@ def load_embodiment(name_or_path: str | Path) -> Embodiment:
     :raises WorldForgeError: ``EMBODIMENT_UNKNOWN`` when there is no such file,
         ``EMBODIMENT_INVALID`` when its content is wrong.
     """
-    return parse_embodiment(read_document(name_or_path))
+    document = read_document(name_or_path)
+    try:
+        return parse_embodiment(document)
+    except WorldForgeError as error:
+        raise WorldForgeError(error.code, f"{error.message} (in {name_or_path})") from error
 
 
 def read_document(name_or_path: str | Path) -> object:
