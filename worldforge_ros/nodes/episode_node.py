@@ -31,7 +31,7 @@ from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.msg import ActionChunk, GateStatus, Observation, PlanReport
 from worldforge_ros.observation import NANOSECONDS
 from worldforge_ros.recording.gif import FRAME_PERIOD, write_gif
-from worldforge_ros.recording.log import ChunkSample, EpisodeLog, GateSample, Picture, PlanSample
+from worldforge_ros.recording.log import ChunkSample, EpisodeLog, GateSample, Picture
 from worldforge_ros.recording.progress import ProgressLine
 from worldforge_ros.recording.report import write_report
 from worldforge_ros.recording.summary import (
@@ -422,28 +422,10 @@ class EpisodeNode(Node):
         if not self._recording:
             return
         self._log.planner = message.planner
-        seconds = convert.duration_to_seconds
         missed = message.deadline_misses - (before.deadline_misses if before is not None else 0)
         self._log.deadline_misses += max(missed, 0)
-        candidates = convert.tensor_from_msg(message.candidates, "candidates")
-        self._log.plans.append(
-            PlanSample(
-                time=self._elapsed(convert.stamp_to_ns(message.header.stamp)),
-                outcome=message.outcome,
-                num_candidates=message.num_candidates,
-                costs=np.array(message.costs, dtype=np.float32),
-                chosen=message.chosen,
-                margin=message.margin,
-                candidates=candidates[0] if candidates.ndim == 4 else candidates,
-                step=seconds(message.step),
-                observation_latency=seconds(message.observation_latency),
-                propose_latency=seconds(message.propose_latency),
-                score_latency=seconds(message.score_latency),
-                plan_latency=seconds(message.plan_latency),
-                propose_model_latency=seconds(message.propose_model_latency),
-                score_model_latency=seconds(message.score_model_latency),
-            )
-        )
+        time_ = self._elapsed(convert.stamp_to_ns(message.header.stamp))
+        self._log.plans.append(convert.plan_sample(message, time_))
 
     def _on_progress(self, message: Float64) -> None:
         self._value = message.data

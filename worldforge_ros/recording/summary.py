@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def summarise(
             "rejected_by_code": rejected,
             "executed_steps": grown("steps_executed"),
         },
-        "latency_ms": _latencies(log),
+        "latency_ms": latencies(log.plans, log.gate),
         "deadline_misses": log.deadline_misses,
         log.figure.name: {
             "initial": values[0] if values else None,
@@ -129,25 +130,45 @@ def statistics_ms(seconds: Iterable[float]) -> dict[str, float] | None:
     }
 
 
-def _latencies(log: EpisodeLog) -> dict[str, dict[str, float] | None]:
-    """Stages over the plans that reached them; a lost reply is a deadline miss, not a latency."""
+class Judged(Protocol):
+    """What a gate status says of latencies, in s; see :class:`GateSample`."""
+
+    @property
+    def verdict_sequence(self) -> int:
+        """Sequence of the chunk that was judged last."""
+
+    @property
+    def validation_latency(self) -> float:
+        """From its arrival to the verdict."""
+
+    @property
+    def capture_to_command(self) -> float | None:
+        """Of the last approved chunk; 0 or None before the first."""
+
+
+def latencies(
+    plans: Sequence[PlanSample], gate: Iterable[Judged]
+) -> dict[str, dict[str, float] | None]:
+    """Stages over the plans that reached them; a lost reply is a deadline miss, not a latency.
+
+    :returns: per stage p50, p95 and max in ms, None without a sample.
+    """
 
     def over(stage: str, plans: Iterable[PlanSample]) -> dict[str, float] | None:
         return statistics_ms(v for plan in plans if (v := getattr(plan, stage)) > 0)
 
-    good = [plan for plan in log.plans if plan.outcome == "OK"]
+    good = [plan for plan in plans if plan.outcome == "OK"]
     verdicts, commands = [], []
-    for before, status in zip(log.gate, log.gate[1:], strict=False):
+    for before, status in pairwise(gate):
         if status.verdict_sequence != before.verdict_sequence:
             verdicts.append(status.validation_latency)
         # Reported once the chunk's first set-point went out, so it may come after the verdict.
-        if status.capture_to_command > 0 and (
-            status.capture_to_command != before.capture_to_command
-        ):
-            commands.append(status.capture_to_command)
+        reached = status.capture_to_command
+        if reached and reached > 0 and reached != before.capture_to_command:
+            commands.append(reached)
     return {
         # ROS time: zero is a real value where simulated time moves in steps.
-        "image_to_observation": statistics_ms(plan.observation_latency for plan in log.plans),
+        "image_to_observation": statistics_ms(plan.observation_latency for plan in plans),
         "propose": over("propose_latency", good),
         "propose_model": over("propose_model_latency", good),
         "score": over("score_latency", good),

@@ -28,6 +28,7 @@ from worldforge_ros.msg import Observation as ObservationMsg
 from worldforge_ros.msg import Tensor
 from worldforge_ros.observation import NANOSECONDS, ImageArray, Observation, seconds_to_ns
 from worldforge_ros.planning.chunk import ActionChunk
+from worldforge_ros.recording.log import PlanSample
 
 
 def ns_to_stamp(nanoseconds: int) -> Time:
@@ -104,6 +105,31 @@ def chunk_to_msg(chunk: ActionChunk, frame_id: str) -> ActionChunkMsg:
         cost=float(chunk.cost),
         margin=float(chunk.margin),
         model_id=chunk.model_id,
+    )
+
+
+def plan_sample(message: Any, time: float) -> PlanSample:
+    """What a PlanReport says of its cycle.
+
+    :param time: seconds since the recording began.
+    :raises WorldForgeError: ``TENSOR_...`` when the candidates' data and shape disagree.
+    """
+    candidates = tensor_from_msg(message.candidates, "candidates")
+    return PlanSample(
+        time=time,
+        outcome=message.outcome,
+        num_candidates=message.num_candidates,
+        costs=np.array(message.costs, dtype=np.float32),
+        chosen=message.chosen,
+        margin=message.margin,
+        candidates=candidates[0] if candidates.ndim == 4 else candidates,
+        step=duration_to_seconds(message.step),
+        observation_latency=duration_to_seconds(message.observation_latency),
+        propose_latency=duration_to_seconds(message.propose_latency),
+        score_latency=duration_to_seconds(message.score_latency),
+        plan_latency=duration_to_seconds(message.plan_latency),
+        propose_model_latency=duration_to_seconds(message.propose_model_latency),
+        score_model_latency=duration_to_seconds(message.score_model_latency),
     )
 
 

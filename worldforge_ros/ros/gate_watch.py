@@ -92,6 +92,22 @@ def view_of(message: GateStatus) -> GateView:
     )
 
 
+def check_namespace(namespace: str) -> None:
+    """Refuse a namespace that ROS does not allow.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT``.
+    """
+    try:
+        validate_namespace(f"/{namespace.removeprefix('/')}")
+    except InvalidNamespaceException as error:
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--namespace",
+            found=repr(namespace),
+            expected="a ROS namespace, such as /left_arm",
+        ) from error
+
+
 def watch(
     *,
     once: bool = False,
@@ -106,15 +122,7 @@ def watch(
     :param as_json: one JSON object a line for each change, in place of text.
     :raises WorldForgeError: ``INVALID_ARGUMENT`` for a namespace that ROS does not allow.
     """
-    try:
-        validate_namespace(f"/{namespace.removeprefix('/')}")
-    except InvalidNamespaceException as error:
-        raise mismatch(
-            ErrorCode.INVALID_ARGUMENT,
-            "--namespace",
-            found=repr(namespace),
-            expected="a ROS namespace, such as /left_arm",
-        ) from error
+    check_namespace(namespace)
     # Ctrl-C is this program's to handle: the terminal must be left as it was found.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:

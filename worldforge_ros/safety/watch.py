@@ -129,6 +129,16 @@ class Watch:
     def as_rich(self) -> RenderableType:
         """Everything, for a terminal."""
         from rich.console import Group
+
+        parts = [self.as_rich_short()]
+        if self.view is not None:
+            parts += self._figures(self.view)
+        parts.append(self._beats())
+        return Group(*parts)
+
+    def as_rich_short(self) -> RenderableType:
+        """Mode, last verdict and what to do, without figures and heartbeats."""
+        from rich.console import Group
         from rich.text import Text
 
         parts: list[RenderableType] = [self._headline()]
@@ -137,9 +147,6 @@ class Watch:
         if self.view is not None:
             parts += self._verdict(self.view)
         parts += self._advice()
-        if self.view is not None:
-            parts += self._figures(self.view)
-        parts.append(self._beats())
         return Group(*parts)
 
     def _headline(self) -> RenderableType:

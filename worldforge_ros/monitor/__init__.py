@@ -1,0 +1,1 @@
+"""What a person sees of the whole running stack, from what its topics say."""
