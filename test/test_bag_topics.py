@@ -60,6 +60,10 @@ def test_a_namespace_and_remappings_lead_to_other_names(tmp_path: Path) -> None:
     error = refusal(path, namespace="robot1", remap={"joint_state": "/arm/states"})
     assert error.code is ErrorCode.INVALID_ARGUMENT
     assert "joint_states" in str(error)
+    error = refusal(path, namespace="robot1", remap={"goal_image": "goal"})
+    assert error.code is ErrorCode.TOPIC_MISSING
+    assert "topic /robot1/goal, which a remapping gives for goal_image, is not in" in str(error)
+    assert "/arm/states (sensor_msgs/msg/JointState" in str(error)
 
 
 def test_a_camera_may_be_compressed_and_raw_comes_first(tmp_path: Path) -> None:

@@ -52,6 +52,29 @@ print("HEAVY", sorted(heavy), status)
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate pusht",
+        "evaluate aloha",
+        "quality pusht",
+        *(f"train {what} {task}" for what, tasks in cli.TRAINING.items() for task in tasks),
+    ],
+)
+def test_the_help_of_a_task_ends_with_an_example_that_it_takes(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_module(name: str, prog: str, rest: list[str], epilog: str) -> int:
+        parser = cli.module_parser(name, prog, epilog)[1]
+        start = f"Example: worldforge {command} "
+        assert epilog.startswith(f"{start}--")
+        parser.parse_args([*rest, *epilog.removeprefix(start).split()])
+        return 0
+
+    monkeypatch.setattr(cli, "_run_module", run_module)
+    assert cli.main(command.split()) == 0
+
+
+@pytest.mark.parametrize(
     "arguments", [[], ["up"], ["train"], ["train", "policy"], ["evaluate"], ["quality"], ["gate"]]
 )
 def test_an_incomplete_command_explains_itself(
@@ -100,6 +123,33 @@ def test_bad_assignments_are_refused(items: Sequence[str]) -> None:
     with pytest.raises(WorldForgeError) as caught:
         cli.assignments(items)
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "arm.yaml"
+    urdf = ROOT / "config" / "examples" / "so101_like.urdf"
+    policy = ROOT / "models" / "pusht" / "policy"
+    arguments = ["--urdf", str(urdf), "--policy", str(policy), "--joints", "gripper,elbow_flex"]
+    assert (
+        cli.main(["embodiment", "init", *arguments, "--out", str(out), "--json"]) == cli.EXIT_USAGE
+    )
+    captured = capsys.readouterr()
+    assert f"INVALID_ARGUMENT: path {out.parent}" in captured.err
+    assert "expected a file to read or a folder that can be written" in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["error_code"] == "INVALID_ARGUMENT"
+
+
+def test_a_bag_is_not_written_over_by_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag = tmp_path / "a.mcap"
+    bag.write_bytes(b"recorded")
+    assert cli.main(["drift", "--json", str(bag), "other.mcap"]) == cli.EXIT_USAGE
+    assert "a.mcap, which is there; expected a new file" in capsys.readouterr().err
+    assert bag.read_bytes() == b"recorded"
 
 
 def test_an_unknown_argument_is_named_and_json_carries_the_code(

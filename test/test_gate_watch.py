@@ -192,6 +192,44 @@ def test_without_a_status_once_fails_and_says_so(ros: Any, watching: Any) -> Non
     assert json.loads(process.stdout.read())["state"] == WAITING
 
 
+def test_the_gates_services_are_called_from_a_shell(ros: Any) -> None:
+    from std_srvs.srv import SetBool, Trigger
+
+    asked: list[Any] = []
+
+    def enable(request: Any, response: Any) -> Any:
+        asked.append(request.data)
+        response.success, response.message = not request.data, "LIMITS_INCOMPLETE: a reason"
+        return response
+
+    def rearm(_: Any, response: Any) -> Any:
+        asked.append("rearm")
+        response.success, response.message = True, "rearmed"
+        return response
+
+    ros.node.create_service(SetBool, "/arm/safety_gate/enable", enable)
+    ros.node.create_service(Trigger, "/arm/safety_gate/rearm", rearm)
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(ros.domain)}
+
+    def gate_call(verb: str, *options: str) -> tuple[int, Any]:
+        command = [sys.executable, "-m", "worldforge_ros.cli", "gate", verb, "--namespace", "arm"]
+        with subprocess.Popen(
+            [*command, "--json", *options], env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            ros.wait_until(lambda: process.poll() is not None, 60.0, f"end of gate {verb}")
+            assert process.stdout is not None
+            return process.returncode, json.loads(process.stdout.read())
+
+    refused = {"success": False, "message": "LIMITS_INCOMPLETE: a reason"}
+    assert gate_call("arm", "--timeout", "20") == (1, refused)
+    assert gate_call("disarm", "--timeout", "20")[0] == 0
+    assert gate_call("rearm", "--timeout", "20") == (0, {"success": True, "message": "rearmed"})
+    assert asked == [True, False, "rearm"]
+    status_of_stop, error = gate_call("stop", "--timeout", "0.5")
+    assert (status_of_stop, error["error_code"]) == (1, "TOPIC_MISSING")
+    assert "service /arm/safety_gate/stop is absent after 0.5 s" in error["message"]
+
+
 def test_each_change_is_one_line_and_silence_is_lost(ros: Any, gate: Any, watching: Any) -> None:
     process = watching("--json")
 

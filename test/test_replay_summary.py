@@ -149,6 +149,14 @@ def test_the_spread_of_bags_is_weighed_by_what_was_compared() -> None:
     assert report["policy"]["spread"] == pytest.approx([math.sqrt((3 * 4 + 6 * 16) / 9), 0.0])
 
 
+def test_a_bag_of_which_no_cycle_was_compared_says_nothing_about_the_spread() -> None:
+    other = _by_hand()
+    other["episode"], other["policy"]["errors"] = "other", {}
+    spread = summarise([_by_hand()], PROVENANCE)["policy"]["spread"]
+    assert summarise([_by_hand(), other], PROVENANCE)["policy"]["spread"] == spread
+    assert summarise([other], PROVENANCE)["policy"]["errors"]["first"]["count"] == 0
+
+
 def test_a_report_is_the_same_in_any_order_and_is_json() -> None:
     documents = several()
     text = json.dumps(summarise(documents, PROVENANCE), allow_nan=False)

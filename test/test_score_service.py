@@ -15,12 +15,14 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is missing: set up with make setup")
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.srv import SelfTest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from ros_support import NodeProcess, Ros
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from worldforge_ros.embodiment import load_embodiment
@@ -230,6 +232,28 @@ def test_what_the_node_received_counts_while_it_is_fresh(shared: Ros, score: Cal
     )
     for publisher in (observations, goals):
         shared.node.destroy_publisher(publisher)
+
+
+def test_a_goal_that_came_before_the_clock_is_no_older_than_the_clock(ros: Ros) -> None:
+    goals = ros.node.create_publisher(Image, "goal_image", qos.LATCHED)
+    clock = ros.node.create_publisher(Clock, "/clock", 1)
+    goals.publish(convert.image_to_msg(GOAL, 1, "camera_top"))
+    with ros.process("score_node", use_sim_time=True, max_goal_age=3.0):
+        wait_active(ros)
+        ros.connected(goals)
+        ros.connected(clock)
+        call = Caller(ros, ScoreCandidates, "score_candidates")
+
+        def reply() -> Any:
+            clock.publish(Clock(clock=Time(sec=1000)))
+            found = call(request_of(goal=Image()))
+            # Counted from the request's frame, 1e9 s: at 1000 s the clock was heard.
+            heard = found.success and float(metadata_of(found)["history_age_s"]) > -1e9
+            return found if heard or found.error_code == "GOAL_STALE" else None
+
+        found = ros.wait_until(reply, 10.0, "the clock")
+    assert found.success, found.message
+    assert float(metadata_of(found)["goal_age_s"]) < 3.0
 
 
 def refine_request(**fields: Any) -> Any:

@@ -11,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
-from worldforge_ros.scorers.contract import check_actions, check_costs, one_batch, unscored
+from worldforge_ros.observation import Observation
+from worldforge_ros.scorers.contract import (
+    check_actions,
+    check_costs,
+    check_scene,
+    one_batch,
+    outside_limits,
+    unscored,
+)
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=6, min_side=0, max_side=4)
 
@@ -126,3 +135,22 @@ def test_a_providers_own_index_is_kept_where_it_has_a_cost() -> None:
         with pytest.raises(WorldForgeError) as info:
             check_costs(costs, 4, "model", index=index)
         assert info.value.code is ErrorCode.COSTS_INVALID
+
+
+def test_candidates_in_millimetres_are_named() -> None:
+    pusht = load_embodiment("pusht")
+    setpoints = np.full((4, 10, 2), 0.3, dtype=np.float32)
+    setpoints[0, 3] = 0.512  # as float32 that is more
+    assert outside_limits(setpoints, pusht) == ""
+    setpoints[1, 9, 1] = 0.513
+    setpoints[3] *= 1000.0
+    assert outside_limits(setpoints, pusht) == "1,3"
+
+
+def test_a_goal_of_another_size_is_called_a_goal() -> None:
+    pusht = load_embodiment("pusht")
+    seen = Observation(1, {"top": np.zeros((96, 96, 3), np.uint8)}, np.zeros(2), np.zeros(2))
+    with pytest.raises(WorldForgeError) as caught:
+        check_scene([seen], np.zeros((64, 64, 3), np.uint8), 1, pusht)
+    assert caught.value.code is ErrorCode.IMAGE_SIZE_MISMATCH
+    assert caught.value.message.startswith("goal image for camera top is (64, 64, 3) uint8;")

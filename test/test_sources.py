@@ -138,6 +138,7 @@ def test_a_supplied_chunk_is_handed_over_like_the_policy_s() -> None:
         ({"actions": line(0.2, 0.0)[:0]}, ErrorCode.TENSOR_SHAPE_MISMATCH),
         ({"actions": line(0.2, 0.0)[0]}, ErrorCode.TENSOR_SHAPE_MISMATCH),
         ({"actions": line(0.2, np.nan)}, ErrorCode.TENSOR_NOT_FINITE),
+        ({"actions": line(0.2, 0.0) * 1000.0}, ErrorCode.NO_REACHABLE_CANDIDATE),
         ({"stamp": 0}, ErrorCode.STAMP_INVALID),
         ({"stamp": SEEN + 300 * MS}, ErrorCode.STAMP_INVALID),
         ({"stamp": SEEN - 501 * MS}, ErrorCode.CANDIDATE_STALE),

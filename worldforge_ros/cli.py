@@ -16,11 +16,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from worldforge_ros import __version__
 from worldforge_ros.bringup import TASKS as BRINGUPS
-from worldforge_ros.bringup import bring_up, find_task
+from worldforge_ros.bringup import find_task
+from worldforge_ros.completion import PLACES, SHELLS, script
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.security import discover_locally
 
@@ -40,6 +42,15 @@ TRAINING: dict[str, dict[str, str]] = {
 }
 """What can be trained for which task: the module of ``worldforge_ros.training`` that does it, and
 the options that make it the task's."""
+TRAINING_EXAMPLES = {
+    "demos": "--episodes 333",
+    "play": "--kind play --start-seed 200000 --episodes 70",
+    "keypoints": "--threads 2",
+    "policy": "--steps 4250",
+    "world-model": "--steps 6500 --state-weight 1",
+    "predictor": "--steps 7000 --state-weight 2",
+}
+"""Options of the example that the help of each ends with."""
 
 EVALUATION = {
     "pusht": "",
@@ -74,9 +85,28 @@ OWN_MODULE = {
         "calibrate a world model's one-step prediction error on recorded data",
         "worldforge surprise bags/* --world-model models/pusht/world_model",
     ),
+    "score": (
+        "worldforge_ros.evaluation.score_command",
+        "costs of candidates of your own: a table and a picture",
+        "worldforge score --image seen.png --position 0.2 0.3 --goal goal.png --candidates c.npy",
+    ),
+    "top": (
+        "worldforge_ros.monitor.command",
+        "the running stack, live: topics, latencies, gate, candidates, nodes",
+        "worldforge top --once --json",
+    ),
 }
 """Commands with a module of their own, which has ``add_arguments(parser)`` and
 ``run(args) -> int``."""
+GATE_CALLS = {
+    "arm": "arm the safety gate: approved chunks move the robot from now on",
+    "disarm": "disarm the safety gate: nothing moves the robot any more",
+    "stop": "stop the robot; it stays stopped until the gate is rearmed",
+    "rearm": "leave a stop, once its cause is removed",
+}
+"""What the safety gate can be asked for."""
+EVALUATE_MODULE = "worldforge_ros.evaluation.command"
+QUALITY_MODULE = "worldforge_ros.evaluation.quality"
 TRAINED = tuple(dict.fromkeys(task for tasks in TRAINING.values() for task in tasks))
 
 Runner = Callable[[argparse.Namespace, list[str]], int]
@@ -97,16 +127,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return runner(parsed, rest)
     except WorldForgeError as error:
-        print(f"worldforge: {error}", file=sys.stderr)
-        if "--json" in arguments:
-            print(json.dumps({"error_code": str(error.code), "message": error.message}))
-        return EXIT_USAGE if error.code is ErrorCode.INVALID_ARGUMENT else EXIT_FAILED
+        return _failed(error, "--json" in arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # Nobody reads stdout any more (`| head`); Python must not try to flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        path = mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            f"path {os.fspath(error.filename)}",
+            found=f"unusable ({error.strerror})",
+            expected="a file to read or a folder that can be written",
+        )
+        return _failed(path, "--json" in arguments)
+
+
+def _failed(error: WorldForgeError, as_json: bool) -> int:
+    print(f"worldforge: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error_code": str(error.code), "message": error.message}))
+    return EXIT_USAGE if error.code is ErrorCode.INVALID_ARGUMENT else EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -279,7 +323,7 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "gate",
         _run_gate,
-        "look at the safety gate",
+        "look at the safety gate, arm, disarm or stop it",
         "worldforge gate watch",
     )
     gate_verbs = gate.add_subparsers(title="verbs", metavar="VERB")
@@ -298,11 +342,29 @@ def _parser() -> argparse.ArgumentParser:
         help="with --once: seconds to wait for a status; exit status 1 if none came (5)",
     )
     watch.add_argument(
-        "--namespace", default="", help="namespace of the gate, such as /left_arm (none)"
-    )
-    watch.add_argument(
         "--json", action="store_true", help="print one JSON object a line for each change"
     )
+    verb_parsers = [watch]
+    for name, text in GATE_CALLS.items():
+        verb = _command(gate_verbs, name, _run_gate_call, text, f"worldforge gate {name}")
+        verb.add_argument(
+            "--timeout", type=float, default=5.0, help="seconds to wait for the gate (5)"
+        )
+        verb.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+        verb_parsers.append(verb)
+    for verb in verb_parsers:
+        verb.add_argument(
+            "--namespace", default="", help="namespace of the gate, such as /left_arm (none)"
+        )
+
+    completion = _command(
+        commands,
+        "completion",
+        _run_completion,
+        "print what makes a shell complete this command",
+        PLACES["bash"],
+    )
+    completion.add_argument("shell", choices=SHELLS)
 
     version = _command(
         commands, "version", _run_version, "versions of everything involved", "worldforge version"
@@ -449,16 +511,12 @@ def _supervise(
     as_json: bool = False,
     log_dir: Path | None = None,
 ) -> int:
-    from worldforge_ros.supervisor import Console, Supervisor, node_command
+    from worldforge_ros.supervisor import Console, Supervisor, task_commands
 
-    specs = bring_up(find_task(task), arguments)
-    # Between two runs on one machine nothing may mix; a user who wants a network says so.
-    discover_locally(os.environ)
-    width = max(len(spec.name) for spec in specs)
+    commands = task_commands(task, arguments)
+    width = max(len(command.name) for command in commands)
     console = Console(sys.stdout, width=width, quiet=quiet)
-    outcome = Supervisor(
-        [node_command(spec) for spec in specs], console=console, log_dir=log_dir
-    ).run()
+    outcome = Supervisor(commands, console=console, log_dir=log_dir).run()
     if as_json:
         endings = [
             {"name": e.name, "pid": e.pid, "status": e.status, "signal": e.signal, "asked": e.asked}
@@ -524,6 +582,7 @@ def _run_bench(parsed: argparse.Namespace, rest: list[str]) -> int:
     from worldforge_ros.recording.summary import latency_rows
 
     _no_rest(rest)
+    _check_json_file(parsed.json)
     status, folder = _episode(parsed)
     if status != EXIT_OK:
         return status
@@ -579,20 +638,26 @@ def _run_train(parsed: argparse.Namespace, rest: list[str]) -> int:
             expected=" or ".join(tasks),
         )
     module, *options = tasks.get(parsed.task, "").split() or [""]
-    return _delegate(f"worldforge_ros.training.{module}", prog, parsed, [*options, *rest], tasks)
+    return _delegate(
+        f"worldforge_ros.training.{module}",
+        prog,
+        parsed,
+        [*options, *rest],
+        tasks,
+        TRAINING_EXAMPLES[parsed.what],
+    )
 
 
 def _run_evaluate(parsed: argparse.Namespace, rest: list[str]) -> int:
     options = EVALUATION.get(parsed.task, "").split()
-    name = "worldforge_ros.evaluation.command"
-    return _delegate(name, parsed.prog, parsed, [*options, *rest], EVALUATION)
+    example = "--episodes 20 --planner first scored"
+    return _delegate(EVALUATE_MODULE, parsed.prog, parsed, [*options, *rest], EVALUATION, example)
 
 
 def _run_quality(parsed: argparse.Namespace, rest: list[str]) -> int:
     options = QUALITY.get(parsed.task, "").split()
-    return _delegate(
-        "worldforge_ros.evaluation.quality", parsed.prog, parsed, [*options, *rest], QUALITY
-    )
+    example = "--seeds 5000 --episodes 4"
+    return _delegate(QUALITY_MODULE, parsed.prog, parsed, [*options, *rest], QUALITY, example)
 
 
 def _run_own_module(parsed: argparse.Namespace, rest: list[str]) -> int:
@@ -633,7 +698,7 @@ def _run_migrate_policy(parsed: argparse.Namespace, rest: list[str]) -> int:
 
 def _run_doctor(parsed: argparse.Namespace, rest: list[str]) -> int:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from worldforge_ros.embodiment import load_embodiment
     from worldforge_ros.health import check_scorer
@@ -654,11 +719,13 @@ def _run_doctor(parsed: argparse.Namespace, rest: list[str]) -> int:
         trust_repository=parsed.trust_repository,
     )
     checks = check_scorer(config, load_embodiment(parsed.embodiment))
-    table = Table("", "check", "finding", "code", box=None)
+    columns = ("", "check", "finding", "code")
+    table = Table(*(Column(name, overflow="fold") for name in columns), box=None)
     for check in checks:
         mark = {"ok": "ok", "warning": "?", "error": "!"}[check.level]
         table.add_row(mark, check.name, check.message, check.code)
-    Console().print(table)
+    # A pipe or a file has no width of its own.
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
     if parsed.json:
         print(json.dumps({"checks": [asdict(check) for check in checks]}))
     return EXIT_FAILED if any(check.level == "error" for check in checks) else EXIT_OK
@@ -742,13 +809,39 @@ def _run_embodiment_check(parsed: argparse.Namespace, rest: list[str]) -> int:
 def _run_gate(parsed: argparse.Namespace, rest: list[str]) -> int:
     _no_rest(rest)
     print(
-        f"usage: {parsed.prog} {{watch}} ...\n\n{parsed.summary[0].upper()}"
+        f"usage: {parsed.prog} {{{','.join(('watch', *GATE_CALLS))}}} ...\n\n"
+        f"{parsed.summary[0].upper()}"
         f"{parsed.summary[1:]}.\n\nExample: {parsed.example}"
     )
     return EXIT_USAGE
 
 
 def _run_gate_watch(parsed: argparse.Namespace, rest: list[str]) -> int:
+    module = _gate_module("worldforge_ros.ros.gate_watch", parsed, rest)
+    return int(
+        module.watch(
+            once=parsed.once,
+            as_json=parsed.json,
+            timeout=parsed.timeout,
+            namespace=parsed.namespace,
+        )
+    )
+
+
+def _run_gate_call(parsed: argparse.Namespace, rest: list[str]) -> int:
+    module = _gate_module("worldforge_ros.ros.gate_call", parsed, rest)
+    return int(
+        module.call(
+            parsed.command,
+            as_json=parsed.json,
+            timeout=parsed.timeout,
+            namespace=parsed.namespace,
+        )
+    )
+
+
+def _gate_module(name: str, parsed: argparse.Namespace, rest: list[str]) -> ModuleType:
+    """The module that talks to the gate, once the arguments are right."""
     _no_rest(rest)
     if not 0.0 < parsed.timeout <= 3600.0:
         raise mismatch(
@@ -760,7 +853,7 @@ def _run_gate_watch(parsed: argparse.Namespace, rest: list[str]) -> int:
     # As of `worldforge up`; a user who wants a network says so.
     discover_locally(os.environ)
     try:
-        from worldforge_ros.ros.gate_watch import watch
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise mismatch(
             ErrorCode.DEPENDENCY_MISSING,
@@ -768,12 +861,6 @@ def _run_gate_watch(parsed: argparse.Namespace, rest: list[str]) -> int:
             found="absent",
             expected="a sourced workspace: . ./env.sh",
         ) from error
-    return watch(
-        once=parsed.once,
-        as_json=parsed.json,
-        timeout=parsed.timeout,
-        namespace=parsed.namespace,
-    )
 
 
 def _delegate(
@@ -782,18 +869,44 @@ def _delegate(
     parsed: argparse.Namespace,
     rest: list[str],
     tasks: Collection[str],
+    example: str,
 ) -> int:
-    """Run the module of a command that takes a task."""
+    """Run the module of a command that takes a task; ``example`` are the options of its help's."""
     if parsed.task is None:
         print(
             f"usage: {prog} {{{','.join(tasks)}}} ...\n\nExample: {prog} {next(iter(tasks))} --help"
         )
         return EXIT_OK if _wants_help(rest) else EXIT_USAGE
-    return _run_module(name, f"{prog} {parsed.task}", rest)
+    prog = f"{prog} {parsed.task}"
+    return _run_module(name, prog, rest, f"Example: {prog} {example}")
 
 
 def _run_module(name: str, prog: str, rest: list[str], epilog: str = "") -> int:
     """Run a module that has ``add_arguments(parser)`` and ``run(args) -> int``."""
+    module, parser = module_parser(name, prog, epilog)
+    args = parser.parse_args(rest)
+    _check_json_file(getattr(args, "json", None))
+    return int(module.run(args) or EXIT_OK)
+
+
+def _check_json_file(file: object) -> None:
+    """Refuse to write figures over something else, such as the bag in ``--json BAG BAG``."""
+    if isinstance(file, Path) and file.exists() and file.suffix != ".json":
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT,
+            "--json",
+            found=f"{file}, which is there",
+            expected="a new file, or one that ends in .json",
+        )
+
+
+def module_parser(
+    name: str, prog: str, epilog: str = ""
+) -> tuple[ModuleType, argparse.ArgumentParser]:
+    """The module ``name`` that does a command's work, and the parser of what is behind the command.
+
+    :raises WorldForgeError: ``DEPENDENCY_MISSING`` when it, or what it imports, is absent.
+    """
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -810,7 +923,15 @@ def _run_module(name: str, prog: str, rest: list[str], epilog: str = "") -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(rest)) or EXIT_OK)
+    return module, parser
+
+
+def _run_completion(parsed: argparse.Namespace, rest: list[str]) -> int:
+    _no_rest(rest)
+    modules = {name: module for name, (module, _, _) in OWN_MODULE.items()}
+    modules |= {"evaluate": EVALUATE_MODULE, "quality": QUALITY_MODULE}
+    print(script(_parser(), modules, parsed.shell))
+    return EXIT_OK
 
 
 def _run_version(parsed: argparse.Namespace, rest: list[str]) -> int:

@@ -43,9 +43,12 @@ class Observation:
     task: str = ""
 
 
-def check_image(image: ImageArray, camera: str, embodiment: Embodiment) -> None:
+def check_image(
+    image: ImageArray, camera: str, embodiment: Embodiment, what: str = "image of"
+) -> None:
     """Refuse a picture that is not what the embodiment says of ``camera``.
 
+    :param what: the picture in the message, before the camera's name.
     :raises WorldForgeError: ``CAMERA_MISSING`` for an unknown camera, ``IMAGE_SIZE_MISMATCH``
         otherwise.
     """
@@ -61,10 +64,18 @@ def check_image(image: ImageArray, camera: str, embodiment: Embodiment) -> None:
     if image.shape != expected or image.dtype != np.uint8:
         raise mismatch(
             ErrorCode.IMAGE_SIZE_MISMATCH,
-            f"image of camera {camera}",
+            f"{what} camera {camera}",
             found=f"{image.shape} {image.dtype}",
             expected=f"{expected} uint8 (height, width, RGB)",
         )
+
+
+def check_goal(goal: ImageArray, camera: str, embodiment: Embodiment) -> None:
+    """The same for the picture of the state to bring about.
+
+    :raises WorldForgeError: as :func:`check_image`.
+    """
+    check_image(goal, camera, embodiment, "goal image for")
 
 
 def order_joint_state(

@@ -158,6 +158,11 @@ def contents_text(contents: dict[str, Any]) -> str:
     lines += [f"{row['count']:>8}  {row['topic']}  ({row['type']})" for row in contents["topics"]]
     lines += [f"{count:>8}  missing of {topic}" for topic, count in contents["dropped"].items()]
     if not contents["complete"]:
-        what = "messages are missing" if contents["messages"] else "it is empty"
+        what = (
+            "messages are missing"
+            if contents["messages"]
+            else "it is empty: nothing that there is to record was published in this ROS_DOMAIN_ID "
+            "and --namespace; `worldforge demo` prints its domain"
+        )
         lines.append(f"{ErrorCode.RECORDING_INCOMPLETE}: {what}")
     return "\n".join(lines)

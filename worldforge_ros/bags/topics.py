@@ -94,7 +94,15 @@ class _Finder:
         """The bag's topic of the first of these names that has a message, empty where none has."""
         for choice in choices:
             topic = self._topic(choice.name)
-            held = [item for item in self._bag.topics if item.name == topic and item.count]
+            there = [item for item in self._bag.topics if item.name == topic]
+            if not there and choice.name.strip("/") in self._remap:
+                raise mismatch(
+                    ErrorCode.TOPIC_MISSING,
+                    f"topic {topic}, which a remapping gives for {choice.name},",
+                    found=f"not in bag {self._bag.name}",
+                    expected=f"one of those that it holds: {self._bag.describe()}",
+                )
+            held = [item for item in there if item.count]
             if not held:
                 continue
             types = " and ".join(item.type for item in held)

@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         )
     started = now()
     clips = Clips(args)
+    # Before the work, whose results could not be kept otherwise.
+    args.out.mkdir(parents=True, exist_ok=True)
     embodiment = clips.embodiment
     model = load_model(args, embodiment)
     found = drift(
@@ -98,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
         "failed": clips.failed,
         "seed": args.seed,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
     outputs = [args.out / "drift.json", plot_drift(args.out / "drift.png", found, block)]
     for path in (outputs[0], args.json):
         if path is not None:

@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
             found=embodiment.name,
             expected=f"one of {', '.join(_EPISODES)}, which have episodes to measure on",
         )
+    # Before the work, whose results could not be kept otherwise.
+    args.out.mkdir(parents=True, exist_ok=True)
     options = LeWMOptions(device=args.device, threads=args.threads)
     folder = args.world_model or f"package://worldforge_ros/models/{embodiment.name}/world_model"
     scorer = load_lewm(resolve_path(folder), embodiment, options)
@@ -111,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
     if args.episodes:
         ranked = _aloha_ranking if embodiment.name == "aloha" else _pusht_ranking
         figures |= ranked(args, embodiment, scorer)
-    args.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(figures, indent=2) + "\n"
     paths = [args.out / "quality.json", plot_drift(args.out / "drift.png", found, seconds)]
     for path in (paths[0], args.json):

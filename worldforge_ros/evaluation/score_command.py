@@ -20,7 +20,13 @@ import numpy.typing as npt
 
 from worldforge_ros.embodiment import Embodiment, load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.observation import ImageArray, Observation, check_image, seconds_to_ns
+from worldforge_ros.observation import (
+    ImageArray,
+    Observation,
+    check_goal,
+    check_image,
+    seconds_to_ns,
+)
 from worldforge_ros.parameters import GivenParameters
 from worldforge_ros.resources import PACKAGE, resolve_path
 from worldforge_ros.safety.workspace import workspace_of
@@ -186,7 +192,7 @@ def read_question(args: argparse.Namespace, embodiment: Embodiment) -> Question:
         )
     goal = None if args.goal is None else read_picture(args.goal, "--goal")
     if goal is not None:
-        check_image(goal, spec.camera, embodiment)
+        check_goal(goal, spec.camera, embodiment)
     values = _read_array(args.candidates, "--candidates")
     if values.ndim == 3:
         values = values[np.newaxis]

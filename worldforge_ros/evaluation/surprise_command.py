@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 
     started = now()
     clips = Clips(args)
+    # Before the work, whose results could not be kept otherwise.
+    args.out.mkdir(parents=True, exist_ok=True)
     embodiment = clips.embodiment
     shipped = f"package://{PACKAGE}/models/{embodiment.name}/world_model"
     folder = str(resolve_path(args.world_model or shipped))
@@ -81,7 +83,6 @@ def run(args: argparse.Namespace) -> int:
         card = SurpriseCard.read(path, scorer, embodiment)
     figures = summary(card, episodes, args.threshold)
     figures = {"card": str(path), "fitted_here": args.write_card, **figures, "failed": clips.failed}
-    args.out.mkdir(parents=True, exist_ok=True)
     outputs = [args.out / "surprise.json"]
     text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
     for file in (outputs[0], args.json):

@@ -23,7 +23,7 @@ from worldforge_ros.observation import (
     Observation,
     ObservationHistory,
     blank_window,
-    check_image,
+    check_goal,
 )
 from worldforge_ros.planning.refine import Scene, refine
 from worldforge_ros.resources import resolve_path
@@ -32,7 +32,7 @@ from worldforge_ros.ros.model_node import ModelNode
 from worldforge_ros.ros.surprise_port import SurprisePort
 from worldforge_ros.scorers.base import Scorer
 from worldforge_ros.scorers.cards import beside
-from worldforge_ros.scorers.contract import ActionSpace, one_batch
+from worldforge_ros.scorers.contract import ActionSpace, one_batch, outside_limits
 from worldforge_ros.scorers.loading import load_scorer
 from worldforge_ros.scorers.parameters import declare
 from worldforge_ros.scorers.surprise import CARD_FILE
@@ -161,7 +161,7 @@ class ScoreNode(ModelNode[Scorer]):
 
     def _checked_goal(self, message: Image) -> ImageArray:
         goal = convert.image_from_msg(message, "goal")
-        check_image(goal, self.embodiment.scoring.camera, self.embodiment)
+        check_goal(goal, self.embodiment.scoring.camera, self.embodiment)
         return goal
 
     async def _on_score(
@@ -171,7 +171,10 @@ class ScoreNode(ModelNode[Scorer]):
             scores = scene.score(scorer, candidates)
             response.scores = scores.costs.tolist()
             response.best_index = scores.best_index
-            return scores.metadata
+            if scene.space is ActionSpace.MODEL:
+                return scores.metadata
+            outside = outside_limits(candidates, self.embodiment)
+            return {**scores.metadata, **({"outside_limits": outside} if outside else {})}
 
         return await self._answer_in_scene(request, response, fill)
 
@@ -309,6 +312,10 @@ class ScoreNode(ModelNode[Scorer]):
                 expected="a picture of the state to bring about",
             )
         goal, arrived = self._goal
+        if not arrived:
+            # It came before ROS time was heard on /clock: it is as old as that.
+            arrived = now
+            self._goal = goal, now
         age = (now - arrived) / NANOSECONDS
         if 0 < self._max_goal_age < age:
             raise mismatch(

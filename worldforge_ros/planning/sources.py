@@ -27,6 +27,8 @@ from worldforge_ros.planning.handover import Handover, hand_over, setpoint_at
 from worldforge_ros.planning.seam import Prediction, Seam
 
 EXTRA_SOURCES = ("hold", "tail", "supplied")
+SLACK = 1e-6
+"""m or rad that a supplied set-point may lie outside a limit, because chunks travel as float32."""
 FUTURE_TOLERANCE = 0.2
 """Seconds that the stamp of a supplied chunk may lie ahead."""
 
@@ -134,8 +136,8 @@ class Supplied:
 
         :param now: ns of ROS time.
         :raises WorldForgeError: ``EMBODIMENT_MISMATCH``, ``JOINT_NAMES_MISMATCH``,
-            ``TENSOR_SHAPE_MISMATCH``, ``TENSOR_NOT_FINITE``, ``STAMP_INVALID`` or
-            ``CANDIDATE_STALE``; what was held before stays.
+            ``TENSOR_SHAPE_MISMATCH``, ``TENSOR_NOT_FINITE``, ``NO_REACHABLE_CANDIDATE`` (beyond a
+            joint's range), ``STAMP_INVALID`` or ``CANDIDATE_STALE``; what was held before stays.
         """
         robot = self._embodiment
         if chunk.embodiment != robot.name:
@@ -167,6 +169,16 @@ class Supplied:
                 found="NaN or infinity among them",
                 expected="finite metres or radians",
             )
+        for joint, column in zip(robot.joints, np.transpose(chunk.actions), strict=True):
+            low = -np.inf if joint.min_position is None else joint.min_position
+            high = np.inf if joint.max_position is None else joint.max_position
+            if column.min() < low - SLACK or column.max() > high + SLACK:
+                raise mismatch(
+                    ErrorCode.NO_REACHABLE_CANDIDATE,
+                    f"actions of the supplied chunk for {joint.name}",
+                    found=f"{column.min():g} to {column.max():g}",
+                    expected=f"{low:g} to {high:g} {'m' if joint.type == 'prismatic' else 'rad'}",
+                )
         if chunk.stamp <= 0 or chunk.stamp - now > seconds_to_ns(FUTURE_TOLERANCE):
             raise mismatch(
                 ErrorCode.STAMP_INVALID,

@@ -28,7 +28,7 @@ from worldforge_ros.observation import (
     NANOSECONDS,
     ImageArray,
     Observation,
-    check_image,
+    check_goal,
     seconds_to_ns,
 )
 from worldforge_ros.planning.chunk import ActionChunk
@@ -196,7 +196,7 @@ class _Replay:
                 found=f"{path} ({error})",
                 expected="a picture",
             ) from error
-        check_image(goal, self._robot.scoring.camera, self._robot)
+        check_goal(goal, self._robot.scoring.camera, self._robot)
         return goal
 
     def document(self, advance: Advance) -> dict[str, Any]:
@@ -272,7 +272,7 @@ class _Replay:
             return
         try:
             goal = ingest.image_from_msg(event.message, "goal_image")
-            check_image(goal, self._robot.scoring.camera, self._robot)
+            check_goal(goal, self._robot.scoring.camera, self._robot)
         except WorldForgeError as error:
             self._live.trouble(error)
             return

@@ -273,7 +273,9 @@ def _spread(episodes: Sequence[Mapping[str, Any]]) -> Floats:
                     found=part[name],
                     expected=f"that of the other bags, {parts[0][name]}",
                 )
-    weighed = [(float(sum(p["errors"]["first"]["count"])), _array(p["spread"])) for p in parts]
+    # A bag of which no cycle could be compared has no errors.
+    compared = [p for p in parts if "first" in p["errors"]]
+    weighed = [(float(sum(p["errors"]["first"]["count"])), _array(p["spread"])) for p in compared]
     total = sum(weight for weight, _ in weighed)
     if not total:
         return np.zeros(len(parts[0]["joints"]) if parts else 0)

@@ -12,9 +12,17 @@ import numpy.typing as npt
 from worldforge_ros.bridges.world_model import ActionBridge
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.observation import ImageArray, Observation, check_image, check_window
+from worldforge_ros.observation import (
+    ImageArray,
+    Observation,
+    check_goal,
+    check_image,
+    check_window,
+)
 
 FloatArray = npt.NDArray[np.float64]
+SLACK = 1e-6
+"""m or rad that a set-point may lie outside a limit, because candidates travel as float32."""
 
 
 class ActionSpace(Enum):
@@ -146,7 +154,7 @@ def check_scene(
                     found=np.asarray(values).tolist(),
                     expected=f"{joints} finite numbers",
                 )
-    check_image(goal, spec.camera, embodiment)
+    check_goal(goal, spec.camera, embodiment)
 
 
 def model_actions(
@@ -268,3 +276,15 @@ def _costs(model_id: str, found: str, samples: int) -> WorldForgeError:
 def unscored(costs: npt.NDArray[np.float32]) -> str:
     """Indices of the candidates without a cost, as text for the metadata."""
     return ",".join(str(index) for index in np.flatnonzero(np.isnan(costs)))
+
+
+def outside_limits(setpoints: npt.NDArray[Any], embodiment: Embodiment) -> str:
+    """Indices of the candidates (S, H, J) with a set-point outside its joint's position limits, as
+    text for the metadata.
+
+    A world model gives these a cost too; millimetres or degrees would otherwise go unnoticed.
+    """
+    lows = [-np.inf if j.min_position is None else j.min_position for j in embodiment.joints]
+    highs = [np.inf if j.max_position is None else j.max_position for j in embodiment.joints]
+    outside = (setpoints < np.array(lows) - SLACK) | (setpoints > np.array(highs) + SLACK)
+    return ",".join(str(index) for index in np.flatnonzero(outside.any(axis=(1, 2))))

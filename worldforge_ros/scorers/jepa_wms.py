@@ -26,7 +26,7 @@ from worldforge_ros.bridges.world_model import ActionBridge
 from worldforge_ros.checkpoints import torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.observation import ImageArray, Observation, check_image
+from worldforge_ros.observation import ImageArray, Observation, check_goal, check_image
 from worldforge_ros.scorers.base import Scores, scores_of
 from worldforge_ros.scorers.contract import (
     ActionSpace,
@@ -220,7 +220,7 @@ class JepaWmsScorer:
 
     def notice_goal(self, goal: ImageArray) -> None:
         """Encode a goal that will probably be scored with."""
-        check_image(goal, self._embodiment.scoring.camera, self._embodiment)
+        check_goal(goal, self._embodiment.scoring.camera, self._embodiment)
         if self._native is None:
             with torch.no_grad():
                 self._encoded(self._goal(goal))

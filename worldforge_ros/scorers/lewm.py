@@ -25,7 +25,7 @@ from worldforge_ros.bridges.world_model import ActionBridge
 from worldforge_ros.checkpoints import torch_device
 from worldforge_ros.embodiment import Embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.observation import ImageArray, Observation, check_image
+from worldforge_ros.observation import ImageArray, Observation, check_goal, check_image
 from worldforge_ros.scorers import objectives
 from worldforge_ros.scorers.architecture import build_lewm, fit_names, picture_size
 from worldforge_ros.scorers.base import Scores, scores_of
@@ -217,7 +217,7 @@ class LeWMScorer:
 
         :raises WorldForgeError: ``IMAGE_SIZE_MISMATCH``.
         """
-        check_image(goal, self._embodiment.scoring.camera, self._embodiment)
+        check_goal(goal, self._embodiment.scoring.camera, self._embodiment)
         self._engine.remember(goal)
 
     def score(
