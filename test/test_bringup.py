@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gazebo_support import with_programs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,13 +24,15 @@ from worldforge_ros.bringup import (
     Task,
     bring_up,
     find_task,
+    programs,
     replay,
 )
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.planning.search import SOURCES
 from worldforge_ros.planning.selection import PLANNERS
-from worldforge_ros.resources import resolve_path
+from worldforge_ros.resources import PACKAGE, resolve_path
+from worldforge_ros.security import enclave_of
 from worldforge_ros.simulation import aloha, pusht
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +58,11 @@ def bringup(**arguments: str) -> dict[str, NodeSpec]:
 def default(task: Task, **arguments: str) -> list[NodeSpec]:
     """What a task runs with the fewest arguments."""
     return bring_up(task, GIVEN.get(task.name, {}) | arguments)
+
+
+def own(specs: list[NodeSpec]) -> list[NodeSpec]:
+    """Those that are nodes of this package."""
+    return [spec for spec in specs if spec.package == PACKAGE]
 
 
 @pytest.fixture(params=TASKS.values(), ids=lambda task: task.name)
@@ -90,10 +99,92 @@ def test_a_task_is_solved_where_its_simulator_says_so() -> None:
     assert reward.full == aloha.SUCCESS_REWARD
 
 
+def test_in_gazebo_only_the_simulator_and_the_output_of_the_gate_differ() -> None:
+    specs = {spec.name: spec for spec in bring_up(TASKS["gazebo"], {"seed": "5"})}
+    built_in = bringup(seed="5", rate="0.5")
+    assert list(specs) == [*SIX[:-1], "gazebo_pusht", "episode_node", "gazebo_bridge"]
+    for name in (*SIX[:-1], "episode_node"):
+        found, expected = dict(specs[name].parameters), dict(built_in[name].parameters)
+        if name == "safety_gate":
+            assert found.pop("output") == "joint_trajectory"
+        if name == "episode_node":
+            assert (found.pop("task"), expected.pop("task")) == ("gazebo", "pusht")
+        assert found == expected
+        assert found["use_sim_time"] is True
+    assert specs["gazebo_pusht"].parameters == {
+        "embodiment": "pusht",
+        "use_sim_time": True,
+        "seed": 5,
+    }
+    bridge = specs["gazebo_bridge"]
+    assert (bridge.package, bridge.executable) == ("ros_gz_bridge", "parameter_bridge")
+    assert bridge.parameters == {"config_file": str(ROOT / "config/gazebo/bridge.yaml")}
+    assert bridge.arguments == ("/world/pusht/set_pose@ros_gz_interfaces/srv/SetEntityPose",)
+
+
+WORLD = str(ROOT / "gazebo/worlds/pusht.sdf")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argv"),
+    [
+        ({}, ("gz", "sim", "-r", "-s", "--headless-rendering", WORLD)),
+        ({"gui": "true"}, ("gz", "sim", "-r", WORLD)),
+        ({"gazebo": "ignition"}, ("ign", "gazebo", "-r", "-s")),
+        ({"gazebo": "ignition", "gui": "true"}, ("ign", "gazebo", "-r")),
+    ],
+)
+def test_gazebo_runs_beside_the_nodes(
+    arguments: dict[str, str],
+    argv: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ROS_DOMAIN_ID", "7")
+    for name in ("GZ_IP", "GZ_PARTITION", "IGN_IP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("IGN_PARTITION", "mine")
+    (program,) = programs(TASKS["gazebo"], arguments)
+    (bridge,) = (spec for spec in bring_up(TASKS["gazebo"], arguments) if spec.package != PACKAGE)
+    assert program.argv[: len(argv)] == argv
+    assert bridge.env == program.env, "or they would not hear each other"
+    if "gazebo" not in arguments:
+        assert program.env == {"GZ_IP": "127.0.0.1", "GZ_PARTITION": "ros_domain_7"}
+        return
+    assert program.env == {"IGN_IP": "127.0.0.1"}, "what the user has set stays"
+    config = Path(str(bridge.parameters["config_file"])).read_text()
+    assert "ignition.msgs.Image" in config
+    assert "gz.msgs" not in config
+    assert "ignition::gazebo::systems::Physics" in Path(program.argv[-1]).read_text()
+
+
+def test_gazebo_runs_at_another_rate_from_a_copy_of_the_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (program,) = programs(TASKS["gazebo"], {"rate": "0.25"})
+    assert "<real_time_factor>0.25</real_time_factor>" in Path(program.argv[-1]).read_text()
+    assert Path(program.argv[-1]).is_relative_to(tmp_path)
+    assert programs(TASKS["gazebo"], {"rate": "0.25"}) == [program]
+    assert programs(PUSHT) == programs(TASKS["gazebo"], {"sim": "false"}) == []
+    (tmp_path / "empty.sdf").write_text("<sdf version='1.9'><world name='pusht'/></sdf>")
+    for world, found in (("empty.sdf", "0 elements real_time_factor"), ("none.sdf", "none.sdf")):
+        with pytest.raises(WorldForgeError, match=found) as caught:
+            programs(TASKS["gazebo"], {"rate": "0.5", "world": str(tmp_path / world)})
+        assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(WorldForgeError, match="'chess'; expected one of pusht, aloha") as caught:
         find_task("chess")
     assert caught.value.code is ErrorCode.INVALID_ARGUMENT
+
+
+def test_a_parameter_given_as_an_argument_is_sent_to_the_file() -> None:
+    with pytest.raises(WorldForgeError, match=r"go into a file, params_file:=FILE$") as caught:
+        bringup(extra_sources="[supplied]")
+    assert "'extra_sources'; expected one of arm, bag, " in caught.value.message
 
 
 def test_alohas_gate_accepts_the_chunks_of_its_policy() -> None:
@@ -240,6 +331,32 @@ def test_a_bag_is_written_when_it_is_asked_for() -> None:
     assert not recorder.exit_ends_all
     assert bringup(bag="/b", rate="0.5")["record_node"].parameters["use_sim_time"] is True
     assert bringup(bag="/b", planner="first")["record_node"].parameters["model_path"] == ""
+
+
+def test_a_rerun_recording_runs_beside_a_normal_bring_up() -> None:
+    pytest.importorskip("rerun", reason="rerun-sdk is not installed")
+    specs = bringup(record="rerun", output_dir="/o", command_topic="/c", sim="false")
+    assert list(specs) == [*SIX[:-1], "rerun_node"]
+    assert specs["rerun_node"].parameters == {
+        "embodiment": "pusht",
+        "use_sim_time": False,
+        "output_dir": "/o",
+    }
+    assert ("joint_commands", "/c") in specs["rerun_node"].remappings, "as the gate's"
+    assert not specs["rerun_node"].exit_ends_all
+    assert set(specs["rerun_node"].parameters) - {"use_sim_time"} <= declared_parameters(
+        "rerun_node"
+    )
+    episode = bringup(record="rerun")["episode_node"].parameters
+    assert (episode["record"], episode["duration"]) == (False, 0.0), "no episode, and no end"
+
+
+def test_without_rerun_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(WorldForgeError, match="pip install rerun-sdk") as caught:
+        bringup(record="rerun")
+    assert caught.value.code is ErrorCode.DEPENDENCY_MISSING
+    assert "rerun_node" not in bringup(record="true")
 
 
 def played(**arguments: str) -> tuple[dict[str, NodeSpec], Playback]:
@@ -389,6 +506,7 @@ def test_namespace_is_absolute(given_: str, expected: str) -> None:
         ({"sim": "yes"}, "sim"),
         ({"source": "cem", "planner": "first"}, "planner"),
         ({"arm": "maybe"}, "arm"),
+        ({"record": "True"}, "record"),
         ({"planner": "best"}, "planner"),
         ({"record": "true", "duration": "0"}, "duration"),
         ({"record": "true", "duration": "1e5"}, "duration"),
@@ -468,7 +586,7 @@ def test_a_parameter_file_that_would_be_ignored_is_refused(
 def test_every_node_is_an_executable_of_the_package(task: Task) -> None:
     lines = (ROOT / "executables.txt").read_text().splitlines()
     executables = dict(line.split(" = ") for line in lines if line.strip())
-    for spec in default(task, planner="scored", bag="/b"):
+    for spec in own(default(task, planner="scored", bag="/b")):
         assert executables[spec.executable] == f"{spec.module}:main"
 
 
@@ -484,7 +602,7 @@ def declared_parameters(executable: str) -> set[str]:
     [
         pytest.param(spec, id=f"{task.name}-{spec.name}")
         for task in TASKS.values()
-        for spec in default(task, planner="scored", bag="/b")
+        for spec in own(default(task, planner="scored", bag="/b"))
     ],
 )
 def test_every_parameter_is_declared_by_its_node(spec: NodeSpec) -> None:
@@ -534,20 +652,36 @@ def launched(module: Any, **arguments: str) -> tuple[Any, list[Any]]:
     ],
 )
 def test_launch_file_runs_what_the_description_says(
-    task: Task, launch_file: Any, arguments: dict[str, str]
+    task: Task,
+    launch_file: Any,
+    arguments: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from launch_ros.utilities import evaluate_parameters
 
+    if task.gazebo:
+        with_programs(monkeypatch, tmp_path)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        (tmp_path / "ros_gz_interfaces.py").touch()
+        monkeypatch.syspath_prepend(tmp_path)
     # Mock hardware runs at real time only.
     rate = {} if task.mock or arguments else {"rate": "0.5"}
     arguments = GIVEN.get(task.name, {}) | arguments | rate
     context, actions = launched(launch_file, **arguments)
-    specs = bring_up(task, arguments)
-    assert len(actions) == len(specs)
-    for action, spec in zip(actions, specs, strict=True):
+    others, specs = programs(task, arguments), bring_up(task, arguments)
+    assert len(actions) == len(others) + len(specs)
+    for action, other in zip(actions, others, strict=False):
+        assert tuple(part[0].text for part in action.cmd) == other.argv
+        found = {key[0].text: value[0].text for key, value in action.additional_env}
+        assert found == other.env
+    for action, spec in zip(actions[len(others) :], specs, strict=True):
         action._perform_substitutions(context)
-        assert action.node_package == "worldforge_ros"
+        assert action.node_package == spec.package
         assert action.node_executable == spec.executable
+        words = ["".join(getattr(p, "text", "") for p in part) for part in action.cmd]
+        given = (*spec.arguments, "--ros-args", "--enclave", enclave_of(spec.name))
+        assert tuple(words[1 : 1 + len(given)]) == given
         assert action.node_name == spec.full_name
         (parameters,) = evaluate_parameters(context, action._Node__parameters)
         # launch_ros makes tuples of lists.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from worldforge_ros.bags.names import recorded_topics
 from worldforge_ros.bringup import TASKS, bring_up
@@ -31,6 +32,8 @@ OWN_SERVICES = {
     "~/set_parameters_atomically",
     "~/get_type_description",
 }
+OTHERS = {"gazebo_bridge"}
+"""Profiles of other packages' nodes."""
 FROM_OUTSIDE = {"camera/top/image_raw/compressed", "action_chunk/candidate"}
 """Topics that only other packages' nodes publish."""
 
@@ -80,7 +83,7 @@ def test_there_is_one_enclave_for_each_node_of_the_package_and_each_person() -> 
         enclave.attrib["path"]: [profile.attrib["node"] for profile in enclave.iter("profile")]
         for enclave in root.iter("enclave")
     }
-    given = {"embodiment": "aloha", "policy_path": "/p", "world_model": "/w", "record": "true"}
+    given = {"embodiment": "aloha", "policy_path": "/p", "world_model": "/w", "record": "rerun"}
     given["bag"] = "/b"
     nodes = {spec.name for task in TASKS.values() for spec in bring_up(task, given)}
     assert found == {enclave_of(node): [node] for node in nodes | PEOPLE}
@@ -111,8 +114,10 @@ def test_no_right_is_a_pattern() -> None:
         ("publish", "target_pose", {"safety_gate"}),
         ("publish", "safety_gate/status", {"safety_gate"}),
         ("publish", "safety_gate/protective_stop", {"stop_button"}),
-        ("publish", "joint_states", {"pusht_sim", "aloha_sim", "mock_robot"}),
-        ("publish", "/clock", {"pusht_sim", "aloha_sim"}),
+        ("publish", "joint_states", {"pusht_sim", "aloha_sim", "mock_robot", "gazebo_pusht"}),
+        ("publish", "/clock", {"pusht_sim", "aloha_sim", "gazebo_pusht"}),
+        ("publish", "gazebo_pusht/joint_trajectory", {"gazebo_pusht"}),
+        ("request", "/world/pusht/set_pose", {"gazebo_pusht"}),
         ("publish", "heartbeat", {"planner_node", "policy_node", "score_node"}),
         ("subscribe", "action_chunk/proposed", {"safety_gate", "record_node"}),
         ("request", "safety_gate/enable", {"operator", "episode_node"}),
@@ -135,6 +140,18 @@ def test_people_ask_only_for_what_some_node_offers() -> None:
         for right in rights[person] - own - {Right("publish", "/parameter_events")}:
             if right != Right("publish", "/rosout"):
                 assert Right(offers[right.kind], right.name) in everything, f"{person}: {right}"
+
+
+def test_the_bridge_to_gazebo_may_do_what_its_file_says() -> None:
+    entries = yaml.safe_load((POLICY.parents[1] / "gazebo/bridge.yaml").read_text())
+    kinds = {"GZ_TO_ROS": "publish", "ROS_TO_GZ": "subscribe"}
+    bridged = {Right(kinds[entry["direction"]], entry["ros_topic_name"]) for entry in entries}
+    own = {Right("reply", full_name(name, "gazebo_bridge")) for name in OWN_SERVICES}
+    # Of every C++ node.
+    own |= {Right("publish", name) for name in ("/parameter_events", "/rosout")}
+    own.add(Right("subscribe", "/parameter_events"))
+    service = Right("reply", "/world/pusht/set_pose")
+    assert policy()["gazebo_bridge"] == bridged | own | {service}
 
 
 def test_who_listens_is_served() -> None:
@@ -165,6 +182,7 @@ WAVES: tuple[tuple[tuple[str, str, dict[str, Any]], ...], ...] = (
         ("pusht_sim", "pusht_sim_node", {}),
         ("episode_node", "episode_node", {}),
         ("record_node", "record_node", {}),
+        ("rerun_node", "rerun_node", {}),
     ),
     (
         ("observation_node", "observation_node", {"image_transport": "compressed"}),
@@ -172,11 +190,15 @@ WAVES: tuple[tuple[tuple[str, str, dict[str, Any]], ...], ...] = (
         ("aloha_sim", "aloha_sim_node", {}),
         ("episode_node", "episode_node", {"task": "aloha", "embodiment": "aloha"}),
         ("record_node", "record_node", {"embodiment": "aloha"}),
+        ("rerun_node", "rerun_node", {"embodiment": "aloha"}),
     ),
     (
         ("safety_gate", "safety_gate_node", {"output": "target_pose"}),
         ("mock_robot", "mock_robot_node", {"embodiment": "aloha"}),
+        ("gazebo_pusht", "gazebo_pusht_node", {}),
+        ("episode_node", "episode_node", {"task": "gazebo"}),
         ("record_node", "record_node", {}),
+        ("rerun_node", "rerun_node", {}),
     ),
 )
 """Name, module and parameters of nodes that run together: every setting of a node that gives it
@@ -184,6 +206,11 @@ another endpoint is in one of the waves.
 """
 ROBOTS = ("aloha", "pusht")
 RECORDED = {topic.name for name in ROBOTS for topic in recorded_topics(load_embodiment(name), True)}
+RECORDERS = {
+    "record_node": RECORDED,
+    "rerun_node": RECORDED - {"observation", "action_chunk/proposed"},
+}
+"""What each of them listens to."""
 NAMESPACE = "/tested"
 """Of every node, so that an absolute name is told from a relative one."""
 
@@ -218,6 +245,7 @@ def known_endpoints(node: Any, name: str) -> set[Right]:
 def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Rights:
     """Start the nodes of a wave and read what each has on the graph."""
     from builtin_interfaces.msg import Time
+    from gazebo_support import with_interfaces
     from rcl_interfaces.srv import ListParameters
     from ros_support import Ros
     from rosgraph_msgs.msg import Clock
@@ -229,10 +257,16 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
     driver = f"{NAMESPACE}/camera/top/image_raw/compressed"
     ros.node.create_publisher(CompressedImage, driver, 10)
     with ExitStack() as stack:
+        gazebo = "gazebo_pusht" in {name for name, _, _ in wave}
+        if gazebo:
+            with_interfaces(stack.enter_context(pytest.MonkeyPatch.context()))
+            stack.enter_context(ros.process("gazebo_stand_in.py", "-r", f"__ns:={NAMESPACE}"))
         for name, module, given in wave:
             parameters = {**given, "use_sim_time": True}
             if name == "episode_node":
                 parameters["output_dir"] = folder
+            if name == "rerun_node":
+                parameters["output_dir"] = folder / "rerun"
             if name == "record_node":
                 parameters["output"] = folder / "bag"
             stack.enter_context(ros.process(module, "-r", f"__ns:={NAMESPACE}", **parameters))
@@ -252,9 +286,15 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
             found.update({name: endpoints(ros, name) for name, _, _ in wave})
             ros.spin_for(0.5)
             published = {name for kind, name in set().union(*found.values()) if kind == "publish"}
-            recorded = {name for kind, name in found["record_node"] if kind == "subscribe"}
             # A recorder listens to a topic once it has seen a publisher of it.
-            return before == found and all(found.values()) and recorded >= published & RECORDED
+            recorded = all(
+                {name for kind, name in found[recorder] if kind == "subscribe"}
+                >= published & topics
+                for recorder, topics in RECORDERS.items()
+            )
+            # Offered once an episode has begun.
+            offered = not gazebo or Right("reply", "gazebo_pusht/reset") in found["gazebo_pusht"]
+            return before == found and all(found.values()) and recorded and offered
 
         ros.wait_until(settled, 30.0, "the graph to come to rest")
     ros.close()
@@ -280,6 +320,6 @@ def test_every_endpoint_of_every_node_is_allowed(used: Rights) -> None:
 
 def test_every_right_is_used(used: Rights) -> None:
     allowed = policy()
-    assert set(used) == set(allowed) - PEOPLE
+    assert set(used) == set(allowed) - PEOPLE - OTHERS
     idle = {node: allowed[node] - used[node] for node in used}
     assert {node: sorted(rights) for node, rights in idle.items() if rights} == {}

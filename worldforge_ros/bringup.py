@@ -6,6 +6,7 @@ Nothing here imports ROS or the ``launch`` package, so a host without them can s
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from worldforge_ros.policies.checkpoint import CONFIG_FILE, read_json
 from worldforge_ros.recording.figure import COVERAGE, REWARD, UNMEASURED, Figure
 from worldforge_ros.resources import PACKAGE, resolve_path
 from worldforge_ros.scorers.cards import drift_horizon_of
+from worldforge_ros.simulation import gazebo_run
 
 ArgumentType = Literal["bool", "int", "float", "text"]
 Scalar = bool | int | float | str
@@ -81,9 +83,9 @@ class Argument:
 class NodeSpec:
     """One process with one node.
 
-    ``namespace`` is absolute; ``env`` is added to the environment. A node that exits on its own
-    fails the bring-up, unless ``exit_ends_all`` is set: then its work is done, and the bring-up
-    ends with its status.
+    ``namespace`` is absolute; ``env`` is added to the environment; ``arguments`` come before those
+    of ROS. A node that exits on its own fails the bring-up, unless ``exit_ends_all`` is set: then
+    its work is done, and the bring-up ends with its status.
     """
 
     executable: str
@@ -93,6 +95,8 @@ class NodeSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     exit_ends_all: bool = False
+    package: str = PACKAGE
+    arguments: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -106,12 +110,24 @@ class NodeSpec:
 
 
 @dataclass(frozen=True)
+class ProgramSpec:
+    """One process without a node; its end fails the bring-up. ``env`` is added to the
+    environment.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Task:
     """A task that can be brought up; its files are found by its name.
 
     ``candidates`` and ``duration`` (seconds) are the defaults of the arguments ``num_candidates``
     and ``duration``; ``figure`` is what its simulator measures. ``mock``: the robot is whatever the
-    embodiment file says, its simulator is mock hardware, and all files are the user's.
+    embodiment file says, its simulator is mock hardware, and all files are the user's. ``gazebo``:
+    the task whose robot and models it has, in Gazebo instead of its own simulator.
     """
 
     name: str
@@ -120,11 +136,21 @@ class Task:
     duration: float
     figure: Figure
     mock: bool = False
+    gazebo: str = ""
 
     @property
     def simulator(self) -> str:
-        """Node name of the simulator; its executable is the same with ``_node`` appended."""
+        """Node name of the simulator, or of what stands beside Gazebo; its executable is the same
+        with ``_node`` appended.
+        """
+        if self.gazebo:
+            return f"gazebo_{self.gazebo}"
         return "mock_robot" if self.mock else f"{self.name}_sim"
+
+    @property
+    def robot(self) -> str:
+        """What embodiment file and models are called."""
+        return self.gazebo or self.name
 
     def _own(self, text: str) -> str:
         """The default of an argument that a user's own robot has none for."""
@@ -134,24 +160,25 @@ class Task:
     def arguments(self) -> tuple[Argument, ...]:
         """Every argument of the bring-up, with this task's defaults."""
         share = f"package://{PACKAGE}"
+        simulator = "mock hardware" if self.mock else "Gazebo" if self.gazebo else "the simulator"
+        parameters = f"{self.gazebo}_gazebo" if self.gazebo else self.name
         return (
             Argument(
                 "sim",
                 "bool",
                 "true",
-                f"Run {'mock hardware' if self.mock else 'the simulator'}; false when a robot is "
-                "connected.",
+                f"Run {simulator}; false when a robot is connected.",
             ),
             Argument(
                 "policy_path",
                 "text",
-                self._own(f"{share}/models/{self.name}/policy"),
+                self._own(f"{share}/models/{self.robot}/policy"),
                 "LeRobot checkpoint folder of the policy that proposes.",
             ),
             Argument(
                 "world_model",
                 "text",
-                self._own(f"{share}/models/{self.name}/world_model"),
+                self._own(f"{share}/models/{self.robot}/world_model"),
                 "LeWorldModel checkpoint folder of the world model that scores.",
             ),
             Argument("device", "text", "cpu", "Torch device of both models: cpu, cuda or cuda:N."),
@@ -180,7 +207,10 @@ class Task:
                 "rate",
                 "float",
                 "1.0",
-                "Simulation speed against real time; unless it is 1, all nodes use the "
+                "Speed of Gazebo against real time, where the machine can; all nodes use its "
+                "/clock."
+                if self.gazebo
+                else "Simulation speed against real time; unless it is 1, all nodes use the "
                 "simulator's /clock.",
             ),
             Argument(
@@ -200,7 +230,14 @@ class Task:
                 "Where a robot's controller listens to the gate; empty: joint_commands, "
                 "joint_trajectory or target_pose, as the gate's parameter output says.",
             ),
-            Argument("record", "bool", "false", "Record one episode, write its report and end."),
+            Argument(
+                "record",
+                "text",
+                "false",
+                "true: record one episode, write its report and end. rerun: record everything for "
+                "the Rerun viewer, until it is stopped.",
+                choices=("false", "true", "rerun"),
+            ),
             Argument(
                 "duration",
                 "float",
@@ -215,16 +252,31 @@ class Task:
                 "Bag folder to make, for all that a replay needs; empty: no bag is written.",
             ),
             Argument(
-                "embodiment", "text", self._own(self.name), "Name or path of the embodiment file."
+                "embodiment", "text", self._own(self.robot), "Name or path of the embodiment file."
             ),
             Argument("namespace", "text", "/", "ROS namespace of every node."),
             Argument(
                 "params_file",
                 "text",
-                self._own(f"{share}/config/params/{self.name}.yaml"),
+                self._own(f"{share}/config/params/{parameters}.yaml"),
                 "ROS parameter file with what these arguments do not set; empty: none.",
             ),
+            *(GAZEBO_ARGUMENTS if self.gazebo else ()),
         )
+
+
+GAZEBO_ARGUMENTS = (
+    Argument(
+        "gazebo",
+        "text",
+        "gz",
+        "Names of programs, messages and plugins: gz of Harmonic and newer, ignition of Fortress.",
+        choices=gazebo_run.FLAVOURS,
+    ),
+    Argument("gui", "bool", "false", "Show Gazebo's window; false needs no display."),
+    Argument("world", "text", gazebo_run.WORLD_FILE, "SDF file of the world."),
+)
+"""Of tasks in Gazebo, beside those of every task."""
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
@@ -234,6 +286,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("pusht", "push the T block onto the goal outline", 32, 30.0, COVERAGE),
             Task("aloha", "hand the cube from the right arm to the left", 8, 20.0, REWARD),
             Task("robot", "any robot with an embodiment file", 1, 20.0, UNMEASURED, mock=True),
+            Task("gazebo", "PushT in Gazebo", 32, 30.0, COVERAGE, gazebo="pusht"),
         )
     }
 )
@@ -261,13 +314,15 @@ def parse_arguments(table: Sequence[Argument], arguments: Mapping[str, str]) -> 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` for an unknown name or a value of the wrong type.
     """
     known = {argument.name for argument in table}
+    other = "; parameters of a node go into a file, params_file:=FILE"
+    hint = other if "params_file" in known else ""
     for name in arguments:
         if name not in known:
             raise mismatch(
                 ErrorCode.INVALID_ARGUMENT,
                 "argument",
                 found=repr(name),
-                expected=f"one of {', '.join(sorted(known))}",
+                expected=f"one of {', '.join(sorted(known))}{hint}",
             )
     return {a.name: a.parse(arguments.get(a.name, a.default)) for a in table}
 
@@ -278,10 +333,10 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
     Parameters come from ``params_file``, and from the arguments for those that an argument owns.
 
     :raises WorldForgeError: ``INVALID_ARGUMENT`` for an argument or a parameter file that cannot be
-        used.
+        used, ``DEPENDENCY_MISSING`` for a Rerun recording without rerun-sdk.
     """
     values = parse_arguments(task.arguments, arguments or {})
-    sim, rate, record = bool(values["sim"]), float(values["rate"]), bool(values["record"])
+    sim, rate, record = bool(values["sim"]), float(values["rate"]), values["record"] == "true"
     if rate <= 0:
         raise mismatch(ErrorCode.INVALID_ARGUMENT, "argument rate", found=rate, expected="above 0")
     if (task.mock or not sim) and rate != 1.0:
@@ -310,6 +365,10 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             found=values["duration"],
             expected=f"above 0 and at most {LONGEST_RECORDING:g} when recording",
         )
+    if values["record"] == "rerun":
+        from worldforge_ros.recording.rerun_file import require_rerun
+
+        require_rerun()
     has_policy = values["source"] != "cem"
     has_scorer = values["planner"] == "scored"
     needed = ["embodiment", *(["policy_path"] * has_policy), *(["world_model"] * has_scorer)]
@@ -330,7 +389,7 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
         )
     arm = sim if values["arm"] == "auto" else values["arm"] == "true"
     namespace = "/" + str(values["namespace"]).strip("/")
-    use_sim_time = rate != 1.0
+    use_sim_time = rate != 1.0 or (bool(task.gazebo) and sim)
 
     def own(**parameters: str) -> dict[str, tuple[str, ParameterValue]]:
         return {name: (argument, values[argument]) for name, argument in parameters.items()}
@@ -376,6 +435,8 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             task.simulator,
             {}
             if task.mock
+            else own(seed="seed")
+            if task.gazebo
             else own(seed="seed", rate="rate") | {"publish_clock": ("rate", use_sim_time)},
             runs=sim,
         ),
@@ -391,14 +452,18 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
             commands=str(values["command_topic"]),
         ),
         _Node(
+            "rerun_node",
+            "rerun_node",
+            own(output_dir="output_dir"),
+            runs=values["record"] == "rerun",
+            commands=str(values["command_topic"]),
+        ),
+        _Node(
             "episode_node",
             "episode_node",
-            own(
-                record="record",
-                seed="seed",
-                output_dir="output_dir",
-            )
+            own(seed="seed", output_dir="output_dir")
             | {
+                "record": ("record", record),
                 # Mock hardware has no episodes to reset and no progress to read.
                 "sim": ("sim", sim and not task.mock),
                 "task": ("TASK", task.name),
@@ -444,7 +509,42 @@ def bring_up(task: Task, arguments: Mapping[str, str] | None = None) -> list[Nod
                     exit_ends_all=node.executable == "episode_node",
                 )
             )
+    if task.gazebo and sim:
+        specs.append(_gazebo_bridge(values, namespace))
     return specs
+
+
+def _gazebo_bridge(values: Mapping[str, Scalar], namespace: str) -> NodeSpec:
+    flavour = str(values["gazebo"])
+    return NodeSpec(
+        executable=gazebo_run.BRIDGE_PROGRAM,
+        name="gazebo_bridge",
+        namespace=namespace,
+        parameters={"config_file": str(gazebo_run.bridge_file(flavour))},
+        env=gazebo_run.local_environment(flavour, os.environ),
+        package=gazebo_run.BRIDGE_PACKAGE,
+        # Gazebo's types of a service are the bridge's own affair where they are left out.
+        arguments=(f"{gazebo_run.SET_POSE}@{gazebo_run.INTERFACES}/srv/SetEntityPose",),
+    )
+
+
+def programs(task: Task, arguments: Mapping[str, str] | None = None) -> list[ProgramSpec]:
+    """What runs beside the nodes of :func:`bring_up`, for the same arguments: Gazebo, or nothing.
+
+    :raises WorldForgeError: ``INVALID_ARGUMENT`` for an argument that cannot be used.
+    """
+    values = parse_arguments(task.arguments, arguments or {})
+    if not (task.gazebo and values["sim"]):
+        return []
+    flavour = str(values["gazebo"])
+    world = gazebo_run.world_file(str(values["world"]), flavour, float(values["rate"]))
+    return [
+        ProgramSpec(
+            "gazebo",
+            gazebo_run.server_argv(flavour, world, bool(values["gui"])),
+            gazebo_run.local_environment(flavour, os.environ),
+        )
+    ]
 
 
 @dataclass(frozen=True)

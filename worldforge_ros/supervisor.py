@@ -17,11 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TextIO
 
-from worldforge_ros.bringup import NodeSpec
+from worldforge_ros.bringup import NodeSpec, ProgramSpec, bring_up, find_task, programs
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.parameters import ParameterValue
 from worldforge_ros.recording.progress import STATUS_MARK, STATUS_VARIABLE, fitted
-from worldforge_ros.security import enclave_of
+from worldforge_ros.resources import PACKAGE
+from worldforge_ros.security import discover_locally, enclave_of
+from worldforge_ros.simulation import gazebo_run
 
 EXIT_FAILED = 1
 LAST_LINES = 20
@@ -78,8 +80,15 @@ class Outcome:
 
 
 def node_command(spec: NodeSpec) -> Command:
-    """The command line that runs ``spec`` in this interpreter."""
-    argv = [sys.executable, "-m", spec.module, "--ros-args"]
+    """The command line that runs ``spec``: in this interpreter, or a program of another package.
+
+    :raises WorldForgeError: ``DEPENDENCY_MISSING`` when that is not installed.
+    """
+    if spec.package == PACKAGE:
+        argv = [sys.executable, "-m", spec.module]
+    else:
+        argv = [str(gazebo_run.program_of(spec.package, spec.executable, os.environ))]
+    argv += [*spec.arguments, "--ros-args"]
     argv += ["-r", f"__node:={spec.name}", "-r", f"__ns:={spec.namespace}"]
     argv += ["--enclave", enclave_of(spec.name)]
     for source, target in spec.remappings:
@@ -87,6 +96,26 @@ def node_command(spec: NodeSpec) -> Command:
     for name, value in spec.parameters.items():
         argv += ["-p", f"{name}:={_yaml(value)}"]
     return Command(spec.name, tuple(argv), dict(spec.env), spec.exit_ends_all)
+
+
+def program_command(spec: ProgramSpec) -> Command:
+    """The command that runs ``spec``."""
+    return Command(spec.name, spec.argv, dict(spec.env))
+
+
+def task_commands(name: str, arguments: Mapping[str, str]) -> list[Command]:
+    """Every process of the task called ``name``, for ``name: text`` arguments.
+
+    :raises WorldForgeError: ``DEPENDENCY_MISSING`` when a program is not installed, and as
+        :func:`~worldforge_ros.bringup.bring_up`.
+    """
+    task = find_task(name)
+    # Between two runs on one machine nothing may mix; a user who wants a network says so.
+    discover_locally(os.environ)
+    specs, others = bring_up(task, arguments), programs(task, arguments)
+    if others:
+        gazebo_run.check_installed(arguments.get("gazebo", "gz"), os.environ)
+    return [*map(program_command, others), *map(node_command, specs)]
 
 
 def _yaml(value: ParameterValue) -> str:

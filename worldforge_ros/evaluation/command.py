@@ -2,6 +2,9 @@
 
 The simulator waits for every decision; observation window, policy, world model, choice and safety
 gate are those of the nodes. An interrupted evaluation goes on with the same command.
+
+``--backend gazebo`` runs PushT's episodes in Gazebo instead, with the live nodes, where it is
+installed: time passes while they think.
 """
 
 from __future__ import annotations
@@ -9,13 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.evaluation import results
+from worldforge_ros.evaluation import live, results
 from worldforge_ros.evaluation.engines import ENGINES
 from worldforge_ros.evaluation.lockstep import REFINE, Settings
 from worldforge_ros.evaluation.planners import PLANNERS
@@ -30,6 +33,8 @@ from worldforge_ros.evaluation.runner import (
 from worldforge_ros.planning.seam import SEAMS, SeamSettings
 from worldforge_ros.planning.search import SearchSettings
 from worldforge_ros.recording.progress import track
+
+BACKENDS = ("lockstep", "gazebo")
 
 FILES = (EPISODES_FILE, SETTINGS_FILE, *results.FILES)
 """What an evaluation writes into its folder."""
@@ -46,6 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to compare, may be repeated; all of them when left out",
     )
     parser.add_argument("--protocol", choices=tuple(PROTOCOLS), default=own.protocol)
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="lockstep",
+        help="what runs the episodes: the built-in simulator in lockstep, or Gazebo and live nodes",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME:=VALUE",
+        help="with --backend gazebo: any other argument of `worldforge up gazebo`, may be repeated",
+    )
     parser.add_argument("--episodes", type=int, default=20, help="number of seeds")
     parser.add_argument("--seeds", type=int, default=0, help="seeds are consecutive from here")
     parser.add_argument("--policy", default=own.policy, help="LeRobot folder")
@@ -128,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         help="folder for results.json, episodes.parquet and plots; the same one resumes "
-        "(runs/evaluate-PROTOCOL)",
+        "(runs/evaluate-PROTOCOL, with -gazebo behind it for that backend)",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="delete the evaluation in the folder and start anew"
@@ -140,15 +158,29 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, write the files; 0 on success."""
     settings = _settings(args)
     # Only PushT has a true outcome for an oracle to compare with.
-    every = [name for name in PLANNERS if name != "oracle" or args.protocol != "transfer"]
+    simulated = args.backend == "lockstep" and args.protocol != "transfer"
+    every = [name for name in PLANNERS if name != "oracle" or simulated]
     planners = tuple(dict.fromkeys(args.planner or every))
     seeds = range(args.seeds, args.seeds + args.episodes)
-    folder = args.out or Path("runs") / f"evaluate-{args.protocol}"
+    given = _given(args)
+    if args.backend == "gazebo":
+        live.check(planners, settings, given)
+    name = args.protocol if args.backend == "lockstep" else f"{args.protocol}-{args.backend}"
+    folder = args.out or Path("runs") / f"evaluate-{name}"
     if args.fresh and folder.is_dir():
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
-    record = Record(folder, settings, planners)
-    finished = _evaluate(record, planners, seeds, settings, args.engine, args.jobs)
+    record = Record(folder, settings, planners, args.backend, given)
+
+    def work(step: Callable[[Finished], None]) -> None:
+        if args.backend == "gazebo":
+            live.run_all(planners, seeds, settings, given, record, folder, step)
+        else:
+            run_all(
+                planners, seeds, settings, record, engine=args.engine, jobs=args.jobs, advance=step
+            )
+
+    finished = _evaluate(record, planners, seeds, work)
     figures = results.summarise(finished, record.settings, seeds)
     paths = results.write(folder, figures, finished)
     if args.json:
@@ -163,9 +195,7 @@ def _evaluate(
     record: Record,
     planners: tuple[str, ...],
     seeds: Iterable[int],
-    settings: Settings,
-    engine: str,
-    jobs: int,
+    work: Callable[[Callable[[Finished], None]], None],
 ) -> list[Finished]:
     wanted = [(planner, seed) for seed in seeds for planner in planners]
     there = {(f.result.planner, f.result.seed) for f in record.finished}
@@ -177,10 +207,30 @@ def _evaluate(
                 result = finished.result
                 advance(f"{result.planner} {result.seed}: {result.measure:.3f}")
 
-            run_all(planners, list(seeds), settings, record, engine=engine, jobs=jobs, advance=step)
+            work(step)
     finally:
         record.close()
     return record.finished
+
+
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """Arguments of the live bring-up, from ``--set``."""
+    if args.set and args.backend == "lockstep":
+        raise mismatch(
+            ErrorCode.INVALID_ARGUMENT, "--set", found="given", expected="--backend gazebo with it"
+        )
+    given: dict[str, str] = {}
+    for item in args.set:
+        name, separator, value = item.partition(":=")
+        if not separator or name in given:
+            raise mismatch(
+                ErrorCode.INVALID_ARGUMENT,
+                "--set",
+                found=repr(item),
+                expected="NAME:=VALUE, each name once",
+            )
+        given[name] = value
+    return given
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ import numpy as np
 from worldforge_ros.evaluation.lockstep import Compared, EpisodeResult
 from worldforge_ros.evaluation.planners import PLANNERS
 from worldforge_ros.evaluation.protocols import PROTOCOLS
-from worldforge_ros.evaluation.runner import Finished
+from worldforge_ros.evaluation.runner import Finished, as_row
 from worldforge_ros.evaluation.statistics import bootstrap_mean
 
 BASELINES = ("first", "random")
@@ -58,9 +57,7 @@ def summarise(
     scored = table.get("scored", {}).values()
     agreement = [e.spearman for e in scored if not math.isnan(e.spearman)]
     correlation = bootstrap_mean(agreement) if agreement else None
-    rows = [asdict(e) for episodes in table.values() for e in episodes.values()]
-    for row in rows:
-        row["spearman"] = None if math.isnan(row["spearman"]) else row["spearman"]
+    rows = [as_row(e) for episodes in table.values() for e in episodes.values()]
     return {
         "measure": PROTOCOLS[settings.get("protocol", "task")].measure,
         "planners": planners,
@@ -109,7 +106,8 @@ def print_table(figures: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     measure = figures["measure"].replace("_", " ")
-    table = Table(title=f"{_robot(figures)} in lockstep, {figures['episodes']} seeds a planner")
+    where = "Gazebo" if figures["settings"].get("backend") == "gazebo" else "lockstep"
+    table = Table(title=f"{_robot(figures)} in {where}, {figures['episodes']} seeds a planner")
     headings = ("planner", "n", measure, "95 % interval", "success", "ms/decision")
     for heading in headings:
         side: Literal["left", "right"] = "left" if heading == "planner" else "right"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,10 +73,21 @@ class Record:
         or of other weights.
     """
 
-    def __init__(self, folder: Path, settings: Settings, planners: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        planners: Sequence[str],
+        backend: str = "lockstep",
+        arguments: Mapping[str, str] | None = None,
+    ) -> None:
+        """:param backend: what runs the episodes.
+        :param arguments: of a live bring-up, beside the settings.
+        """
         self._path = folder / EPISODES_FILE
         folder.mkdir(parents=True, exist_ok=True)
         self.settings = describe(settings, planners)
+        self.settings |= {"backend": backend, "arguments": dict(arguments or {})}
         known = folder / SETTINGS_FILE
         if known.is_file():
             before = json.loads(known.read_text(encoding="utf-8"))
@@ -106,8 +117,7 @@ class Record:
     def add(self, finished: Finished) -> None:
         """Append an episode; it is on disk when this returns."""
         self.finished.append(finished)
-        row = asdict(finished.result)
-        row["spearman"] = None if math.isnan(row["spearman"]) else row["spearman"]
+        row = as_row(finished.result)
         row["compared"] = [
             [[round(float(v), 6) for v in values] for values in (c.costs, c.outcomes)]
             for c in finished.compared
@@ -128,8 +138,18 @@ def _parse(line: str) -> Finished:
         Compared(np.array(costs, np.float32), np.array(outcomes, np.float64))
         for costs, outcomes in row.pop("compared")
     )
-    row["spearman"] = math.nan if row["spearman"] is None else row["spearman"]
-    return Finished(EpisodeResult(**row), compared)
+    known = {name: math.nan if row[name] is None else row[name] for name in UNKNOWN}
+    return Finished(EpisodeResult(**{**row, **known}), compared)
+
+
+UNKNOWN = ("position_error_mm", "angle_error", "spearman")
+"""Fields of a result that may be NaN, which JSON has no word for."""
+
+
+def as_row(result: EpisodeResult) -> dict[str, Any]:
+    """``result`` for JSON and Parquet."""
+    row = asdict(result)
+    return row | {name: None for name in UNKNOWN if math.isnan(row[name])}
 
 
 def describe(settings: Settings, planners: Sequence[str]) -> dict[str, Any]:

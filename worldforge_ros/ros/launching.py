@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from launch import Action, LaunchContext, LaunchDescription
@@ -23,15 +24,17 @@ from worldforge_ros.bringup import (
     Argument,
     NodeSpec,
     Playback,
+    ProgramSpec,
     bring_up,
     find_task,
+    programs,
     replay,
 )
 from worldforge_ros.errors import ErrorCode, WorldForgeError
 from worldforge_ros.msg import Heartbeat
-from worldforge_ros.resources import PACKAGE
 from worldforge_ros.ros import qos
 from worldforge_ros.security import DISCOVERY_RANGE, LOCAL_DISCOVERY, enclave_of
+from worldforge_ros.simulation import gazebo_run
 
 READY_PERIOD = 0.2
 """Seconds between two looks whether the nodes are ready for a bag."""
@@ -45,9 +48,17 @@ def describe(name: str) -> LaunchDescription:
     :raises WorldForgeError: ``INVALID_ARGUMENT`` when there is no such task.
     """
     task = find_task(name)
-    return _description(
-        task.arguments, lambda values: [node(spec) for spec in bring_up(task, values)]
-    )
+
+    def actions(values: dict[str, str]) -> list[Action]:
+        others = programs(task, values)
+        if others:
+            gazebo_run.check_installed(values["gazebo"], os.environ)
+        return [
+            *(program(spec) for spec in others),
+            *(node(spec) for spec in bring_up(task, values)),
+        ]
+
+    return _description(task.arguments, actions)
 
 
 def describe_replay() -> LaunchDescription:
@@ -137,13 +148,33 @@ def node(spec: NodeSpec) -> Node:
         )
 
     return Node(
-        package=PACKAGE,
+        package=spec.package,
         executable=spec.executable,
+        arguments=list(spec.arguments),
         name=spec.name,
         namespace=spec.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remappings),
         ros_arguments=["--enclave", enclave_of(spec.name)],
+        additional_env=dict(spec.env),
+        output="screen",
+        on_exit=ended,
+    )
+
+
+def program(spec: ProgramSpec) -> ExecuteProcess:
+    """One process without a node as a launch action."""
+
+    def ended(event: ProcessExited, context: LaunchContext) -> Action | None:
+        if context.is_shutdown:
+            return None
+        raise WorldForgeError(
+            ErrorCode.CHILD_DIED, f"{spec.name} ended with status {event.returncode}"
+        )
+
+    return ExecuteProcess(
+        cmd=list(spec.argv),
+        name=spec.name,
         additional_env=dict(spec.env),
         output="screen",
         on_exit=ended,
