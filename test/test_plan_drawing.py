@@ -80,8 +80,8 @@ def test_the_picture_has_every_candidate_and_emphasises_the_chosen_one() -> None
     left, middle, right = (round(x / 0.512 * SIZE) for x in (LEFT, MIDDLE, RIGHT))
     assert near(row[middle], CHOSEN)
     assert (row[middle + 3] > 100).all(), "no white rim around the chosen one"
-    assert row[left].sum() > 300
-    assert row[right].sum() > 300
+    assert row[left].sum() > 150
+    assert row[right].sum() > 150
     # Nothing else was there.
     assert row[(left + middle) // 2].sum() == 0
 

@@ -467,7 +467,9 @@ def test_no_accepted_move_brings_arms_too_near(ends: Array, pair: Workspace) -> 
     if not found:
         assert truth >= 0.3 - ARM_TOLERANCE / 2 - 1e-5
     else:
-        assert truth < 0.3 + 1e-5
+        # Links are 1 m long. A way that would need more samples than are looked at is refused.
+        too_long = np.abs(ends[1] - ends[0]).sum() / ARM_TOLERANCE > MAX_SAMPLES - 1
+        assert truth < 0.3 + 1e-5 or too_long
 
 
 def test_pusht_has_the_workspace_of_its_joints() -> None:
