@@ -36,6 +36,7 @@ from worldforge_ros.resources import share_dir
 from worldforge_ros.safety.kinematics import Kinematics
 from worldforge_ros.safety.workspace import (
     ARM_TOLERANCE,
+    MAX_SAMPLES,
     PATH_TOLERANCE,
     Workspace,
     _distances,
