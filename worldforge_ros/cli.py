@@ -24,7 +24,7 @@ from worldforge_ros.bringup import TASKS as BRINGUPS
 from worldforge_ros.bringup import find_task
 from worldforge_ros.completion import PLACES, SHELLS, script
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.security import discover_locally
+from worldforge_ros.sourced import ros_module
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -840,7 +840,7 @@ def _run_gate_call(parsed: argparse.Namespace, rest: list[str]) -> int:
     )
 
 
-def _gate_module(name: str, parsed: argparse.Namespace, rest: list[str]) -> ModuleType:
+def _gate_module(name: str, parsed: argparse.Namespace, rest: list[str]) -> Any:
     """The module that talks to the gate, once the arguments are right."""
     _no_rest(rest)
     if not 0.0 < parsed.timeout <= 3600.0:
@@ -850,17 +850,7 @@ def _gate_module(name: str, parsed: argparse.Namespace, rest: list[str]) -> Modu
             found=parsed.timeout,
             expected="seconds above 0, at most 3600",
         )
-    # As of `worldforge up`; a user who wants a network says so.
-    discover_locally(os.environ)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise mismatch(
-            ErrorCode.DEPENDENCY_MISSING,
-            f"python module {error.name}",
-            found="absent",
-            expected="a sourced workspace: . ./env.sh",
-        ) from error
+    return ros_module(name)
 
 
 def _delegate(

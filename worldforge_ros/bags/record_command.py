@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from worldforge_ros.bags.recorder import Recorded
 from worldforge_ros.bags.writer import COMPRESSIONS, check_free, read_notes
 from worldforge_ros.embodiment import load_embodiment
 from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
-from worldforge_ros.security import discover_locally
+from worldforge_ros.sourced import ros_module
 
 MEGA = 1e6
 
@@ -63,17 +62,7 @@ def run(args: argparse.Namespace) -> int:
     load_embodiment(args.embodiment)
     out = args.out or Path("bags") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     check_free(out)
-    # As of `worldforge up`; a user who wants a network says so.
-    discover_locally(os.environ)
-    try:
-        from worldforge_ros.nodes import record_node
-    except ModuleNotFoundError as error:
-        raise mismatch(
-            ErrorCode.DEPENDENCY_MISSING,
-            f"python module {error.name}",
-            found="absent",
-            expected="a sourced workspace: . ./env.sh",
-        ) from error
+    record_node = ros_module("worldforge_ros.nodes.record_node")
     spec = NodeSpec(
         "record_node",
         "record_node",
@@ -96,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
             f"{state.bytes / MEGA:.1f} MB   {sum(state.dropped.values())} dropped"
         )
 
-    status = record_node.record(list(argv[argv.index("--ros-args") :]), args.duration, show)
+    arguments = list(argv[argv.index("--ros-args") :])
+    status = int(record_node.record(arguments, args.duration, show))
     line.done()
     if not (out / "metadata.yaml").is_file():
         return status

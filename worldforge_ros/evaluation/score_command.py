@@ -31,7 +31,7 @@ from worldforge_ros.parameters import GivenParameters
 from worldforge_ros.resources import PACKAGE, resolve_path
 from worldforge_ros.safety.workspace import workspace_of
 from worldforge_ros.scorers.contract import ActionSpace, one_batch
-from worldforge_ros.security import discover_locally
+from worldforge_ros.sourced import ros_module
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -279,18 +279,8 @@ def _score(args: argparse.Namespace, question: Question, embodiment: Embodiment)
 
 
 def _ask(args: argparse.Namespace, question: Question, embodiment: Embodiment) -> Answer:
-    # As of `worldforge up`; a user who wants a network says so.
-    discover_locally(os.environ)
-    try:
-        from worldforge_ros.ros.score_call import score_live
-    except ModuleNotFoundError as error:
-        raise mismatch(
-            ErrorCode.DEPENDENCY_MISSING,
-            f"python module {error.name}",
-            found="absent",
-            expected="a sourced workspace: . ./env.sh",
-        ) from error
-    reply = score_live(question, embodiment, args.namespace, args.timeout)
+    call = ros_module("worldforge_ros.ros.score_call")
+    reply = call.score_live(question, embodiment, args.namespace, args.timeout)
     drawn = question.candidates if question.space is ActionSpace.EMBODIMENT else None
     return Answer(reply.costs, reply.metadata, reply.latency, reply.seen, drawn)
 

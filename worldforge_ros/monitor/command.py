@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 
 from worldforge_ros.errors import ErrorCode, mismatch
-from worldforge_ros.security import discover_locally
+from worldforge_ros.sourced import ros_module
 
 LONGEST = 3600.0
 """Seconds that an option may be."""
@@ -59,24 +58,16 @@ def run(args: argparse.Namespace) -> int:
                 expected=f"seconds above 0, at most {LONGEST:g}",
             )
     embodiment = load_embodiment(args.embodiment)
-    # As of `worldforge up`; a user who wants a network says so.
-    discover_locally(os.environ)
-    try:
-        from worldforge_ros.ros.top import show
-    except ModuleNotFoundError as error:
-        raise mismatch(
-            ErrorCode.DEPENDENCY_MISSING,
-            f"python module {error.name}",
-            found="absent",
-            expected="a sourced workspace: . ./env.sh",
-        ) from error
-    return show(
-        embodiment,
-        once=args.once,
-        as_json=args.json,
-        timeout=args.timeout,
-        period=args.period,
-        namespace=args.namespace,
-        command_topic=args.command_topic,
-        pictures=args.pictures,
+    top = ros_module("worldforge_ros.ros.top")
+    return int(
+        top.show(
+            embodiment,
+            once=args.once,
+            as_json=args.json,
+            timeout=args.timeout,
+            period=args.period,
+            namespace=args.namespace,
+            command_topic=args.command_topic,
+            pictures=args.pictures,
+        )
     )

@@ -154,14 +154,7 @@ class RecordNode(Node):
         if problem is not None:
             self._diagnostics.error(problem)
         elif not self._listener.hears:
-            self._diagnostics.waiting(
-                mismatch(
-                    ErrorCode.TOPIC_MISSING,
-                    "what there is to record",
-                    found="nothing yet",
-                    expected=f"a publisher of {', '.join(self._listener.wanted)}",
-                )
-            )
+            self._diagnostics.waiting(self._listener.silence)
         else:
             self._diagnostics.ok()
 

@@ -20,7 +20,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 
 from worldforge_ros.bags.names import PICTURES, Offer, TopicName, TopicQuality, agreed
-from worldforge_ros.errors import WorldForgeError
+from worldforge_ros.errors import ErrorCode, WorldForgeError, mismatch
 from worldforge_ros.ros import qos
 
 LOOK_PERIOD = 0.1
@@ -71,14 +71,19 @@ class Listener:
         self._problems: Mapping[str, WorldForgeError] = {}
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        """Full names of the topics."""
-        return tuple(self._wanted)
-
-    @property
     def hears(self) -> bool:
         """Whether any of them has a publisher."""
         return bool(self._listening)
+
+    @property
+    def silence(self) -> WorldForgeError:
+        """What to say while none of them has."""
+        return mismatch(
+            ErrorCode.TOPIC_MISSING,
+            "what there is to record",
+            found="nothing yet",
+            expected=f"a publisher of {', '.join(self._wanted)}",
+        )
 
     @property
     def problems(self) -> Mapping[str, WorldForgeError]:
