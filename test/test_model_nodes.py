@@ -32,6 +32,8 @@ POLICY = share_dir() / "models/pusht/policy"
 WORLD_MODEL = share_dir() / "models/pusht/world_model"
 START = 60.0
 """Seconds that importing torch and loading a model may take on a busy machine."""
+AGAIN = 10.0
+"""Seconds after which a request is repeated whose reply was lost."""
 
 
 def observations(count: int = 2, stamp: int = 0) -> list[ObservationMsg]:
@@ -48,7 +50,9 @@ def observations(count: int = 2, stamp: int = 0) -> list[ObservationMsg]:
 
 def active(ros: Ros, node: str) -> None:
     def ready() -> bool:
-        reply = ros.call(GetState, f"{node}/get_state", GetState.Request(), START)
+        reply = ros.call(
+            GetState, f"{node}/get_state", GetState.Request(), START, again_after=AGAIN
+        )
         return bool(reply.current_state.id == State.PRIMARY_STATE_ACTIVE)
 
     ros.wait_until(ready, START, f"{node} active")
@@ -79,7 +83,7 @@ def propose(ros: Ros, **fields: Any) -> Any:
     request = ProposeActions.Request(
         **{"history": observations(), "num_candidates": 8, "seed": 3, **fields}
     )
-    return ros.call(ProposeActions, "propose_actions", request, 30.0)
+    return ros.call(ProposeActions, "propose_actions", request, 30.0, again_after=AGAIN)
 
 
 def score(ros: Ros, **fields: Any) -> Any:
@@ -91,7 +95,7 @@ def score(ros: Ros, **fields: Any) -> Any:
     request = ScoreCandidates.Request(
         **{"history": observations(1), "goal": goal, "candidates": candidates, **fields}
     )
-    return ros.call(ScoreCandidates, "score_candidates", request, 30.0)
+    return ros.call(ScoreCandidates, "score_candidates", request, 30.0, again_after=AGAIN)
 
 
 def test_the_policy_proposes_in_metres(shared_ros: Ros, policy: NodeProcess) -> None:

@@ -73,7 +73,9 @@ def shared() -> Iterator[Ros]:
 
 def wait_active(ros: Ros, state: int = State.PRIMARY_STATE_ACTIVE) -> None:
     def ready() -> bool:
-        reply = ros.call(GetState, "score_node/get_state", GetState.Request(), START)
+        reply = ros.call(
+            GetState, "score_node/get_state", GetState.Request(), START, again_after=10.0
+        )
         return bool(reply.current_state.id == state)
 
     ros.wait_until(ready, START, "score_node active")
@@ -331,7 +333,7 @@ def test_a_bad_refinement_has_its_code(refine: Caller, fields: dict[str, Any], c
 
 
 def health(ros: Ros) -> Any:
-    return ros.call(SelfTest, "score_node/health", SelfTest.Request(), START)
+    return ros.call(SelfTest, "score_node/health", SelfTest.Request(), START, again_after=10.0)
 
 
 def test_health_of_a_working_node(shared: Ros, node: NodeProcess) -> None:

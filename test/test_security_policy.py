@@ -277,6 +277,7 @@ def run(wave: tuple[tuple[str, str, dict[str, Any]], ...], folder: Path) -> Righ
                 f"{NAMESPACE}/{name}/list_parameters",
                 ListParameters.Request(),
                 60.0,
+                again_after=10.0,
             )
         found: Rights = {}
 
