@@ -333,7 +333,7 @@ def test_a_bad_refinement_has_its_code(refine: Caller, fields: dict[str, Any], c
 
 
 def health(ros: Ros) -> Any:
-    return ros.call(SelfTest, "score_node/health", SelfTest.Request(), START, again_after=10.0)
+    return ros.call(SelfTest, "score_node/health", SelfTest.Request(), START)
 
 
 def test_health_of_a_working_node(shared: Ros, node: NodeProcess) -> None:
