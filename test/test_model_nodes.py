@@ -32,7 +32,7 @@ POLICY = share_dir() / "models/pusht/policy"
 WORLD_MODEL = share_dir() / "models/pusht/world_model"
 START = 60.0
 """Seconds that importing torch and loading a model may take on a busy machine."""
-AGAIN = 10.0
+AGAIN = 20.0
 """Seconds after which a request is repeated whose reply was lost."""
 
 
