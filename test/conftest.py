@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,3 +36,22 @@ def ros() -> Iterator[Ros]:
     corner = Ros()
     yield corner
     corner.close()
+
+
+@pytest.fixture
+def command_line(ros: Ros) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``worldforge`` with the given words in the test's domain; killed at its end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "worldforge_ros.cli", *words]
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(ros.domain), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=10)

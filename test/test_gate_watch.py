@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -146,21 +146,8 @@ def status(**fields: Any) -> Any:
 
 
 @pytest.fixture
-def watching(ros: Any) -> Iterator[Any]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "worldforge_ros.cli", "gate", "watch", *arguments]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(ros.domain), "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=10)
+def watching(command_line: Any) -> Any:
+    return partial(command_line, "gate", "watch")
 
 
 def test_one_status_as_json(ros: Any, gate: Any, watching: Any) -> None:

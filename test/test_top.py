@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import signal
 import struct
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -373,21 +371,8 @@ def test_what_nodes_send_is_text_and_neither_markup_nor_terminal_codes() -> None
 
 
 @pytest.fixture
-def running(ros: Any) -> Iterator[Any]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "worldforge_ros.cli", "top", *arguments]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(ros.domain), "PYTHONUNBUFFERED": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=10)
+def running(command_line: Any) -> Any:
+    return partial(command_line, "top")
 
 
 def test_a_stack_in_a_namespace_as_json(ros: Any, running: Any) -> None:
